@@ -1,0 +1,326 @@
+"""The thin door: parse the command line into one configuration record, call one stage, print."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from featprobe import __version__
+from featprobe.config import (
+    CompareConfig,
+    ExtractConfig,
+    FinetuneConfig,
+    InspectConfig,
+    ProbeConfig,
+    fields_of,
+    item_type,
+)
+from featprobe.errors import ConfigError, FeatprobeError, OutputError, nearest
+
+STAGES: dict[str, tuple[type[Any], str]] = {
+    "extract": (ExtractConfig, "featprobe.stages.extract:extract"),
+    "probe": (ProbeConfig, "featprobe.stages.probe:probe"),
+    "finetune": (FinetuneConfig, "featprobe.stages.finetune:finetune"),
+    "compare": (CompareConfig, "featprobe.stages.compare:compare"),
+    "inspect": (InspectConfig, "featprobe.stages.inspect:inspect"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with featprobe's errors: one line, the nearest known name, the next command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, "", f"type: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            name = action.option_strings[0] if action.option_strings else "command"
+            hint = nearest(str(value), known)
+            raise ConfigError(
+                f"unknown {name} {value!r}", hint or f"known: {', '.join(known)}", f"type: {self.prog} --help"
+            )
+
+    def options(self) -> list[str]:
+        """Every long flag of this parser."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+
+def _add_field(parser: argparse.ArgumentParser, name: str, hint: Any, field: dataclasses.Field[Any]) -> None:
+    kind, many = item_type(hint)
+    meta = field.metadata
+    flag = "--" + name.replace("_", "-")
+    common: dict[str, Any] = {"help": meta["help"].replace("%", "%%"), "default": None}
+    if kind is bool:
+        action: Any = argparse.BooleanOptionalAction if field.default else "store_true"
+        parser.add_argument(flag, dest=name, action=action, **common)
+        return
+    common |= {"type": kind, "metavar": meta["metavar"] or None}
+    if meta["choices"]:
+        common |= {"choices": meta["choices"], "metavar": "|".join(meta["choices"])}
+    shown = field.default if not many else " ".join(map(str, field.default))
+    if shown not in {None, ""}:
+        common["help"] += f" [{shown}]"
+    if meta["positional"]:
+        parser.add_argument(name, nargs="*", **common)
+    elif many:
+        parser.add_argument(flag, dest=name, action="extend", nargs="+", **common)
+    else:
+        parser.add_argument(flag, dest=name, **common)
+
+
+def build_parser() -> _Parser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="featprobe",
+        allow_abbrev=False,
+        description="Which pretrained backbone should I trust on my own images, and is the difference real?",
+        epilog="Start with: featprobe demo. Your own images: featprobe inspect --data FOLDER_OR_CSV.",
+    )
+    parser.add_argument("--version", action="version", version=f"featprobe {__version__}")
+    # shtab is asked for by name, so that completion costs nothing at start.
+    parser.add_argument(
+        "--print-completion", choices=("bash", "zsh", "tcsh"), help="print a shell's completion script"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    debug = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    for name, (config, _) in STAGES.items():
+        text = (config.__doc__ or "").strip()
+        stage = commands.add_parser(name, help=text, description=text, parents=[debug], allow_abbrev=False)
+        for field_name, (hint, field) in fields_of(config).items():
+            _add_field(stage, field_name, hint, field)
+
+    demo = commands.add_parser(
+        "demo",
+        help="Extract, probe, finetune and report on built-in images, offline.",
+        parents=[debug],
+        allow_abbrev=False,
+    )
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/demo"),
+        metavar="DIR",
+        help="folder of results and report [results/demo]",
+    )
+    demo.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("cache"),
+        metavar="DIR",
+        help="folder of the embedding files [cache]",
+    )
+
+    run = commands.add_parser(
+        "run",
+        help="Run a whole study; what is there already is not computed again.",
+        parents=[debug],
+        allow_abbrev=False,
+    )
+    run.add_argument("study", type=Path, metavar="STUDY.toml", help="a study, such as pipelines/smoke.toml")
+    run.add_argument(
+        "--out", type=Path, default=None, metavar="DIR", help="folder of results and report [results/STUDY]"
+    )
+    run.add_argument(
+        "--cache", type=Path, default=None, metavar="DIR", help="folder of the embedding files [cache]"
+    )
+
+    _add_cache(commands, debug)
+    _add_backbones(commands, debug)
+    return parser
+
+
+def _add_cache(commands: Any, debug: argparse.ArgumentParser) -> None:
+    cache = commands.add_parser("cache", help="Look after the cache.", allow_abbrev=False)
+    actions = cache.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    texts = {
+        "ls": "list what the cache holds",
+        "verify": "read every byte and report what is damaged",
+        "recheck": "recompute a sample of rows and compare",
+        "export": "write embeddings to .npz or .parquet",
+        "gc": "remove superseded and abandoned files",
+    }
+    for name, text in texts.items():
+        action = actions.add_parser(name, help=text, description=text, parents=[debug], allow_abbrev=False)
+        action.add_argument(
+            "--cache",
+            type=Path,
+            default=Path("cache"),
+            metavar="DIR",
+            help="folder of the embedding files [cache]",
+        )
+        if name != "gc":
+            action.add_argument(
+                "--data", nargs="+", action="extend", default=[], metavar="NAME", help="only these data sets"
+            )
+            action.add_argument(
+                "--backbone",
+                nargs="+",
+                action="extend",
+                default=[],
+                metavar="NAME",
+                help="only these backbones",
+            )
+        if name == "recheck":
+            action.add_argument(
+                "--source",
+                nargs="+",
+                action="extend",
+                default=[],
+                metavar="[NAME=]SPEC",
+                help="where the images are now (default: where they were)",
+            )
+            action.add_argument("--rows", type=int, default=16, metavar="N", help="rows to recompute [16]")
+            action.add_argument(
+                "--weights",
+                nargs="+",
+                action="extend",
+                default=[],
+                metavar="[NAME=]VALUE",
+                help="where the weights are now",
+            )
+        if name == "export":
+            action.add_argument(
+                "--out",
+                type=Path,
+                required=True,
+                metavar="FILE|DIR",
+                help="a .npz or .parquet file, or a folder",
+            )
+            action.add_argument(
+                "--format", choices=("npz", "parquet"), default=None, help="format where --out is a folder"
+            )
+            action.add_argument("--pooling", default=None, metavar="POOLING", help="only this pooling")
+        if name == "gc":
+            action.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+def _add_backbones(commands: Any, debug: argparse.ArgumentParser) -> None:
+    backbones = commands.add_parser(
+        "backbones",
+        help="What exists, its preprocessing, licence, where its weights are.",
+        allow_abbrev=False,
+    )
+    actions = backbones.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    ls = actions.add_parser("ls", help="list backbones", parents=[debug], allow_abbrev=False)
+    ls.add_argument(
+        "pattern",
+        nargs="?",
+        default=None,
+        metavar="PATTERN",
+        help="also timm's models that match, such as '*dinov2*'",
+    )
+    show = actions.add_parser("show", help="all about one backbone", parents=[debug], allow_abbrev=False)
+    show.add_argument("name", metavar="NAME", help="such as dinov2_vitb14")
+    show.add_argument(
+        "--image-size", type=int, default=None, metavar="PIXELS", help="side of the square input in pixels"
+    )
+    show.add_argument(
+        "--fit", choices=("crop", "pad", "squash"), default=None, help="how an image is brought to that size"
+    )
+
+
+def _configuration(config: type[Any], parsed: argparse.Namespace) -> Any:
+    given = {
+        name: getattr(parsed, name) for name in fields_of(config) if getattr(parsed, name) not in (None, [])
+    }
+    return config(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    )
+
+
+def _call(target: str, *arguments: Any) -> int:
+    module, _, function = target.partition(":")
+    status = getattr(import_module(module), function)(*arguments)
+    return status if isinstance(status, int) else 0
+
+
+def _dispatch(parser: _Parser, parsed: argparse.Namespace) -> int:
+    if parsed.print_completion:
+        import shtab
+
+        print(shtab.complete(parser, shell=parsed.print_completion))
+        return 0
+    if parsed.command is None:
+        parser.print_help()
+        return 0
+    return _dispatch_command(parsed)
+
+
+def _dispatch_command(parsed: argparse.Namespace) -> int:
+    if parsed.command in STAGES:
+        config, target = STAGES[parsed.command]
+        return _call(target, _configuration(config, parsed))
+    if parsed.command == "demo":
+        return _call("featprobe.study:demo", parsed.out, parsed.cache)
+    if parsed.command == "run":
+        return _call("featprobe.study:run", parsed.study, parsed.out, parsed.cache)
+    rooms: dict[str, str] = {
+        "cache": "featprobe.stages.cache_care",
+        "backbones": "featprobe.stages.backbone_shelf",
+    }
+    values = {
+        name: value
+        for name, value in vars(parsed).items()
+        if name not in {"command", "action", "debug", "print_completion"}
+    }
+    function: Callable[..., int] = getattr(import_module(rooms[parsed.command]), parsed.action)
+    return function(**values)
+
+
+def _parse(parser: _Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        commands = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no public way to list its flags
+        chosen: Any = commands[parsed.command] if parsed.command else parser
+        if getattr(parsed, "action", None):
+            nested = next(a.choices for a in chosen._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001 - see above
+            chosen = nested[parsed.action]
+        flag = unknown[0].split("=")[0]
+        raise ConfigError(
+            f"unknown argument {flag!r}", nearest(flag, chosen.options()), f"type: {chosen.prog} --help"
+        )
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 done, 1 a check failed, 2 bad input, 130 interrupted)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser = build_parser()
+        return _dispatch(parser, _parse(parser, given))
+    except FeatprobeError as error:
+        if "--debug" in given:
+            raise
+        print(f"featprobe: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(
+            "featprobe: interrupted; what was finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:
+        # `featprobe backbones ls | head` closes our output early: that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if "--debug" in given:
+            raise
+        print(
+            f"featprobe: error: {OutputError(str(error), '', 'check the path and the space left on the disk')}",
+            file=sys.stderr,
+        )
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The configuration of every stage as one frozen record, filled alike by flags, TOML keys and Python.
+
+A field's name is the Python argument; with hyphens it is the flag and the TOML key. Its help text, choices
+and whether it may be repeated stand beside it, so the command line is generated and can't drift.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from featprobe.errors import ConfigError, nearest
+from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES
+
+DEFAULT_BACKBONE: Final = "efficientnet_lite0"
+"""Real ImageNet weights that come with the installation: works behind any firewall."""
+
+C = TypeVar("C")
+
+
+def option(
+    default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: str = "", positional: bool = False
+) -> Any:
+    """A configuration field with what the command line shows of it."""
+    extra = {"help": text, "choices": choices, "metavar": metavar, "positional": positional}
+    return dataclasses.field(default=default, metadata=extra)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images, and how their table is read."""
+
+    data: tuple[str, ...] = option(
+        ("digits",),
+        "images: a folder of class folders, a CSV/TSV/Parquet manifest, medmnist:NAME or digits",
+        metavar="[NAME=]SPEC",
+    )
+    path_column: str | None = option(None, "manifest column with the image's path", metavar="COLUMN")
+    label_column: str | None = option(None, "manifest column with the label", metavar="COLUMN")
+    label: str | None = option(None, "'none' reads the images without labels", choices=("none",))
+    group_column: str | None = option(
+        None, "manifest column with the patient, lesion or study", metavar="COLUMN"
+    )
+    split_column: str | None = option(None, "manifest column with train, val or test", metavar="COLUMN")
+    group_regex: str | None = option(
+        None, "pattern whose first group, found in the path, is the patient", metavar="REGEX"
+    )
+    keep_column: tuple[str, ...] = option(
+        (), "further manifest column to keep in the cache", metavar="COLUMN"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Which backbones, with which weights, on which input."""
+
+    backbone: tuple[str, ...] = option(
+        (DEFAULT_BACKBONE,), "timm name, dinov2_*, or a registered name", metavar="NAME"
+    )
+    weights: tuple[str, ...] = option(
+        (),
+        "pretrained (default), random, or a .safetensors/.pth file; for all, or for one as NAME=VALUE",
+        metavar="[NAME=]VALUE",
+    )
+    pooling: tuple[str, ...] = option(
+        (), "how features become one vector (default: cls for ViTs, gap for CNNs)", choices=POOLINGS
+    )
+    preprocessing: str | None = option(
+        None,
+        "whose evaluation protocol (default: the authors' where published, else native)",
+        choices=PREPROCESSING_RULES,
+    )
+    image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS")
+    fit: str | None = option(None, "how an image is brought to that size", choices=FITS)
+    offline: bool = option(False, "never touch the network (also FEATPROBE_OFFLINE=1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Where it runs; none of it changes a result beyond floating-point noise."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
+    precision: str = option("fp32", "arithmetic of the forward pass; part of the recipe", choices=PRECISIONS)
+    batch_size: int | None = option(None, "images per batch (default: chosen by device)", metavar="N")
+    workers: int | None = option(None, "processes that decode images (default: chosen by cores)", metavar="N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How models are judged: splits, the gate against leaks, intervals."""
+
+    out: Path = option(
+        Path("results"), "folder for results.csv, predictions.parquet and run.json", metavar="DIR"
+    )
+    folds: int = option(5, "outer folds where the data bring no split", metavar="K")
+    resplit: bool = option(False, "ignore the split column and make grouped folds")
+    allow_leaks: tuple[str, ...] = option(
+        (),
+        "go on in spite of leaks of these kinds; the report says so",
+        choices=("group", "bytes", "label-conflict"),
+    )
+    drop_leaks: bool = option(False, "remove the training copy of what leaks; the report says so")
+    min_groups: int | None = option(None, "drop, and report, classes with fewer groups", metavar="N")
+    resamples: int = option(2000, "bootstrap resamples of groups per interval", metavar="N")
+    seed: int = option(0, "seed of splits, heads and resamples", metavar="N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(MachineOptions, BackboneOptions, DataOptions):
+    """Run images through frozen backbones and cache the embeddings."""
+
+    cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
+    storage: str = option("float32", "dtype of the cached embeddings", choices=("float32", "float16"))
+    seed: int = option(0, "seed of random weights", metavar="N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(EvaluationOptions):
+    """Fit probes on everything that the cache holds."""
+
+    cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
+    data: tuple[str, ...] = option((), "only these data sets of the cache", metavar="NAME")
+    backbone: tuple[str, ...] = option((), "only these backbones of the cache", metavar="NAME")
+    pooling: tuple[str, ...] = option(
+        (), "only these poolings (default: all that are cached)", choices=POOLINGS
+    )
+    probe: tuple[str, ...] = option(("logistic", "svm"), "which probes", metavar="NAME")
+    jobs: int | None = option(None, "models fitted at a time (default: all cores)", metavar="N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOptions):
+    """Train the unfrozen opponent on the probe's own splits."""
+
+    mode: tuple[str, ...] = option(
+        ("full",), "what is trained: every weight, or a head on the frozen backbone", choices=("full", "head")
+    )
+    epochs: int = option(10, "passes over the training images at most", metavar="N")
+    patience: int = option(5, "epochs without a better validation loss before stopping", metavar="N")
+    lr: float | None = option(
+        None, "learning rate (default: 1e-4 for the backbone, 1e-3 for a head)", metavar="RATE"
+    )
+    weight_decay: float = option(0.05, "AdamW's decoupled weight decay", metavar="RATE")
+    augment: bool = option(True, "random resized crops and light jitter of the training images")
+    flip: bool = option(False, "also flip training images left to right (changes anatomy: off by default)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare what was evaluated, with paired statistics, and write the report."""
+
+    results: tuple[Path, ...] = option(
+        (Path("results"),), "folders that probe and finetune wrote", metavar="DIR", positional=True
+    )
+    out: Path | None = option(None, "folder of the report (default: the first results folder)", metavar="DIR")
+    cache: Path = option(
+        Path("cache"), "folder of the embedding files, for the embedding maps", metavar="DIR"
+    )
+    metric: str = option("balanced_accuracy", "the metric that the comparison is about", metavar="NAME")
+    title: str = option("Which backbone?", "title of the report", metavar="TEXT")
+    map: str = option("pca", "embedding map", choices=("pca", "umap", "none"))
+    resamples: int = option(2000, "bootstrap resamples of groups", metavar="N")
+    seed: int = option(0, "seed of the resamples", metavar="N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(DataOptions):
+    """Say what is in the data: classes, groups, splits, unreadable files, duplicates, leaks."""
+
+    out: Path | None = option(None, "folder for leaks.csv", metavar="DIR")
+    workers: int | None = option(None, "threads that read images", metavar="N")
+
+
+def fields_of(config: type[Any]) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+    """Field name -> (resolved type, dataclass field), in declaration order."""
+    hints = typing.get_type_hints(config)
+    return {field.name: (hints[field.name], field) for field in dataclasses.fields(config)}
+
+
+def item_type(hint: Any) -> tuple[type[Any], bool]:
+    """(type of one value, whether the field takes many) of a field's type."""
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None)), False
+    return hint, False
+
+
+def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
+    """A configuration from TOML keys (hyphens or underscores) or Python arguments.
+
+    Raises ConfigError for an unknown key (nearest known one named) or a value of a wrong type or choice.
+    """
+    known = fields_of(config)
+    filled: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            names = [field.replace("_", "-") for field in known]
+            raise ConfigError(
+                f"unknown key {key!r} in {where}",
+                nearest(key.replace("_", "-"), names) or f"known: {', '.join(names)}",
+            )
+        hint, field = known[name]
+        filled[name] = _checked(key, value, hint, field, where)
+    return config(**filled)
+
+
+def _checked(key: str, value: Any, hint: Any, field: dataclasses.Field[Any], where: str) -> Any:
+    kind, many = item_type(hint)
+    if many:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_one(key, item, kind, field, where) for item in items)
+    if value is None and field.default is None:
+        return None
+    return _one(key, value, kind, field, where)
+
+
+def _one(key: str, value: Any, kind: type[Any], field: dataclasses.Field[Any], where: str) -> Any:
+    accepted: dict[type[Any], tuple[type[Any], ...]] = {
+        Path: (str, Path),
+        float: (int, float),
+        int: (int,),
+        str: (str,),
+        bool: (bool,),
+    }
+    if not isinstance(value, accepted[kind]) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(
+            f"{key!r} in {where} is {value!r}", f"it takes {'text' if kind in {str, Path} else kind.__name__}"
+        )
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise ConfigError(
+            f"{key!r} in {where} is {value!r}", f"known: {', '.join(choices)}", nearest(str(value), choices)
+        )
+    return kind(value)

@@ -1,0 +1,112 @@
+"""A comparison reads several results folders as one, and predictions as the records they once were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featprobe.errors import ResultsError, nearest
+from featprobe.records import KEY_COLUMNS, Predictions, RunKey, Samples
+from featprobe.results.store import ESTIMATES, ResultsFolder
+from featprobe.results.tables import SCORE, drop, merge, model_ids
+
+
+def load_many(
+    roots: Sequence[Path],
+) -> tuple[pd.DataFrame, pd.DataFrame, tuple[dict[str, Any], ...]]:
+    """(estimates, predictions, run.json of each folder) of several results folders as one.
+
+    A model that lies in several folders with equal rows counts once. Raises ResultsError for a folder that is
+    missing, empty or damaged, and for a model whose rows differ between folders.
+    """
+    folders = [_opened(Path(root)) for root in dict.fromkeys(roots)]
+    estimates = _united(folders, [folder.estimates() for folder in folders], [*KEY_COLUMNS, "metric"])
+    predictions = _united(folders, [folder.predictions() for folder in folders], list(KEY_COLUMNS))
+    return estimates, predictions, tuple(folder.run() for folder in folders)
+
+
+def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
+    """The records behind the rows of predictions.parquet (or some of them), one per key including its fold.
+
+    Classes are the `y_score_<class>` columns that a model filled, in the order of `frame.attrs["classes"]`
+    (else of the columns). A y_true of "" is the missing label -1. What the table does not hold (paths, hashes,
+    site) is "".
+    """
+    declared = frame.attrs.get("groups_declared", {})
+    ranks = {
+        name: {c: i for i, c in enumerate(order)} for name, order in frame.attrs.get("classes", {}).items()
+    }
+    scores = [str(column) for column in frame.columns if str(column).startswith(SCORE)]
+    records = []
+    for values, rows in frame.groupby(list(KEY_COLUMNS), sort=False, dropna=False):
+        key = _run_key(dict(zip(KEY_COLUMNS, values, strict=True)))
+        filled = [c.removeprefix(SCORE) for c in scores if rows[c].notna().any()]
+        rank = ranks.get(key.dataset, {})
+        classes = tuple(sorted(filled, key=lambda name: rank.get(name, len(rank))))
+        index = {"": -1} | {name: i for i, name in enumerate(classes)}
+        samples = Samples.build(
+            id=rows["id"],
+            path=[""] * len(rows),
+            label=[index[name] for name in rows["y_true"]],
+            label_names=classes,
+            group=rows["group"] if declared.get(key.dataset, True) else None,
+            case=rows["case"],
+            split=rows["split"],
+            modality=rows["modality"],
+        )
+        y_score = rows[[SCORE + name for name in classes]].to_numpy(dtype=np.float64)
+        records.append(Predictions(key, samples, y_score, int(rows["n_train"].iloc[0])))
+    return records
+
+
+def _opened(root: Path) -> ResultsFolder:
+    if not root.is_dir():
+        siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+        raise ResultsError(
+            f"there is no results folder {root}",
+            nearest(root.name, siblings),
+            f"type: featprobe probe --out {root}",
+        )
+    folder = ResultsFolder(root)
+    for note in folder.notes:
+        raise ResultsError(note, "its rows may be a mixture", f"type: featprobe probe --out {root}")
+    if folder.estimates().empty:
+        raise ResultsError(
+            f"{root} holds no results",
+            f"it has no {ESTIMATES}, or an empty one",
+            f"type: featprobe probe --out {root}",
+        )
+    return folder
+
+
+def _united(folders: list[ResultsFolder], frames: list[pd.DataFrame], order: list[str]) -> pd.DataFrame:
+    """The rows of all folders, each model once; ResultsError where two folders disagree about one."""
+    first: dict[str, tuple[Path, pd.DataFrame]] = {}
+    for folder, frame in zip(folders, frames, strict=True):
+        for model, rows in frame.groupby(model_ids(frame), sort=False):
+            own = rows.dropna(axis="columns", how="all").reset_index(drop=True)
+            where, known = first.setdefault(str(model), (folder.root, own))
+            if set(known) != set(own) or not known.equals(own[known.columns]):
+                name = ", ".join(
+                    str(own[c].iloc[0]) for c in ("dataset", "backbone", "weights", "mode", "probe")
+                )
+                raise ResultsError(
+                    f"{where} and {folder.root} hold different rows of the same model ({name})",
+                    "they come from other labels, splits, settings or versions",
+                    "compare one of the two folders, or compute one again with featprobe probe",
+                )
+    seen: set[str] = set()
+    parts = []
+    for frame in frames:
+        parts.append(drop(frame, seen))
+        seen.update(model_ids(frame))
+    return merge(parts, order)
+
+
+def _run_key(values: Mapping[str, Any]) -> RunKey:
+    kinds: dict[str, type[Any]] = {"fraction": float, "shots": int, "seed": int}
+    return RunKey(**{name: kinds.get(name, str)(value) for name, value in values.items()})

@@ -1,0 +1,232 @@
+"""featprobe cache: list, verify, recheck, export and clear what extraction left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featprobe import backbones
+from featprobe.cache import Cache, CacheEntry, verify_file
+from featprobe.datasets import DatasetOptions, open_dataset
+from featprobe.errors import CacheError, ConfigError, nearest
+from featprobe.loading import hash_images
+from featprobe.stages.forward import recheck as recheck_rows
+from featprobe.stages.machine import need_writable, pick_device
+from featprobe.stages.sources import names_of
+
+OK, FAILED = 0, 1
+
+
+def ls(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
+    """Print a table of what the cache holds, and what is unfinished or superseded."""
+    store = Cache(cache)
+    entries = _chosen(store, data, backbone)
+    rows = [
+        {
+            "data set": entry.dataset,
+            "backbone": entry.recipe.backbone,
+            "weights": entry.weights_label,
+            "poolings": "+".join(entry.poolings),
+            "preprocessing": entry.recipe.preprocessing.label,
+            "precision": entry.recipe.precision,
+            "images": entry.n,
+            "MB": f"{entry.size / 1e6:.1f}",
+            "fingerprint": entry.recipe.fingerprint[:12],
+        }
+        for entry in entries
+    ]
+    print(pd.DataFrame(rows).to_string(index=False) if rows else f"{cache} holds no embeddings")
+    for part in store.parts():
+        print(f"unfinished: {part} (type the same featprobe extract again to finish it)")
+    superseded = store.superseded()
+    if superseded:
+        print(
+            f"superseded by a newer list of images: {len(superseded)} files (featprobe cache gc removes them)"
+        )
+    return OK
+
+
+def verify(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
+    """Read every byte; 1 where a file is damaged."""
+    store = Cache(cache)
+    damaged = 0
+    paths = [path for path in store.files() if _wanted(path, data, backbone)]
+    if not paths:
+        raise CacheError(
+            f"the cache {cache} holds no such file", "", f"type featprobe cache ls --cache {cache}"
+        )
+    for path in paths:
+        problems = verify_file(path)
+        damaged += bool(problems)
+        print(f"{'DAMAGED' if problems else 'ok     '}  {path}")
+        for problem in problems:
+            print(f"         {problem}")
+    if damaged:
+        print(
+            f"{damaged} of {len(paths)} files are damaged: delete them and type the featprobe extract command again"
+        )
+    return FAILED if damaged else OK
+
+
+def recheck(
+    cache: Path,
+    data: Sequence[str],
+    backbone: Sequence[str],
+    source: Sequence[str],
+    rows: int,
+    weights: Sequence[str],
+) -> int:
+    """Compute `rows` rows of every file again and compare; 1 where one differs."""
+    if rows < 1:
+        raise ConfigError(f"--rows is {rows}", "at least one row must be computed again", "type --rows 16")
+    store = Cache(cache)
+    failed = 0
+    for entry in _chosen(store, data, backbone):
+        outcome = _recheck_entry(store, entry, dict(_named(source)), dict(_named(weights)), rows)
+        failed += not outcome.agrees
+        verdict = "ok    " if outcome.agrees else "DIFFER"
+        print(
+            f"{verdict}  {outcome.rows} rows, largest relative distance {outcome.worst:.1e} (allowed {outcome.allowed:.0e})  {entry.path}"
+        )
+    return FAILED if failed else OK
+
+
+def _recheck_entry(
+    store: Cache, entry: CacheEntry, sources: dict[str, str], weights: dict[str, str], rows: int
+) -> Any:
+    recorded = entry.environment.get("source", {})
+    spec = sources.get(entry.dataset) or sources.get("") or recorded.get("spec")
+    if not spec:
+        raise CacheError(
+            f"{entry.path} does not say where its images were", "", f"type --source {entry.dataset}=SPEC"
+        )
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in recorded.get("options", {}).items()
+    }
+    dataset = open_dataset(spec, DatasetOptions(**options))
+    rule = entry.recipe.preprocessing
+    pooling = entry.poolings[0]
+    chosen = (
+        weights.get(entry.recipe.backbone)
+        or weights.get("")
+        or entry.environment.get("weights", "pretrained")
+    )
+    model = backbones.load(
+        entry.recipe.backbone,
+        weights=chosen,
+        poolings=[pooling],
+        image_size=rule.image_size[0],
+        seed=int(entry.environment.get("seed", 0)),
+    )
+    if model.weights_sha256 != entry.recipe.weights:
+        raise CacheError(
+            f"the weights {chosen!r} of {entry.recipe.backbone} are not those of {entry.path}",
+            f"SHA-256 {model.weights_sha256[:12]} against {entry.recipe.weights[:12]}",
+            f"type --weights {entry.recipe.backbone}=FILE with the file that was used",
+        )
+    table = store.read(entry.path, pooling)
+    by_hash = {
+        str(value): row
+        for row, value in reversed(list(enumerate(hash_images(dataset, workers=2, progress=False))))
+    }
+    lost = [
+        str(name)
+        for name, value in zip(table.samples.id, table.samples.sha256, strict=True)
+        if str(value) not in by_hash
+    ]
+    if lost:
+        raise CacheError(
+            f"{len(lost)} cached images are not in {spec} any more",
+            f"the first is {lost[0]!r}",
+            "type the featprobe extract command again",
+        )
+    source_rows = np.array([by_hash[str(value)] for value in table.samples.sha256], dtype=np.int64)
+    device = pick_device("auto")
+    return recheck_rows(table, dataset, source_rows, model.to(device), rule, rows=rows, device=device)
+
+
+def export(
+    cache: Path,
+    data: Sequence[str],
+    backbone: Sequence[str],
+    out: Path,
+    format: str | None,
+    pooling: str | None,
+) -> int:  # noqa: A002 - the flag's name
+    """Write every chosen embedding table to `out`: one file, or a folder of them."""
+    store = Cache(cache)
+    tables = [
+        (entry, name)
+        for entry in _chosen(store, data, backbone)
+        for name in entry.poolings
+        if pooling in {None, name}
+    ]
+    if not tables:
+        raise CacheError(
+            f"no cached embedding has the pooling {pooling!r}", "", f"type featprobe cache ls --cache {cache}"
+        )
+    suffixes = {".npz", ".parquet"}
+    if out.suffix in suffixes:
+        if len(tables) > 1:
+            raise ConfigError(
+                f"{len(tables)} tables don't fit into the one file {out}",
+                "",
+                "choose with --data, --backbone and --pooling, or name a folder: --out DIR --format npz",
+            )
+        targets = [out]
+    else:
+        suffix = format or "npz"
+        targets = [
+            out / entry.dataset / f"{entry.path.stem}-{name.replace('+', '_')}.{suffix}"
+            for entry, name in tables
+        ]
+    for (entry, name), target in zip(tables, targets, strict=True):
+        need_writable(target.parent)
+        store.export(entry.path, name, target)
+        print(f"{entry.n} x {entry.recipe.backbone} {name}  {target}")
+    return OK
+
+
+def gc(cache: Path, dry_run: bool) -> int:
+    """Remove superseded files, abandoned parts and idle locks; with `dry_run` only say so."""
+    removed = Cache(cache).gc(dry_run=dry_run)
+    for path, size, why in removed:
+        print(f"{'would remove' if dry_run else 'removed'}  {size / 1e6:.1f} MB  {why}  {path}")
+    print(f"{len(removed)} files, {sum(size for _, size, _ in removed) / 1e6:.1f} MB")
+    return OK
+
+
+def _named(values: Sequence[str]) -> list[tuple[str, str]]:
+    """`NAME=VALUE` -> (NAME, VALUE); a bare VALUE is for all ("")."""
+    return [(name, rest) for name, _, rest in (value.rpartition("=") for value in values)]
+
+
+def _wanted(path: Path, data: Sequence[str], backbone: Sequence[str]) -> bool:
+    return (not data or path.parent.name in data) and (
+        not backbone or any(path.name.startswith(f"{name}-") for name in backbone)
+    )
+
+
+def _chosen(store: Cache, data: Sequence[str], backbone: Sequence[str]) -> list[CacheEntry]:
+    entries = store.entries()
+    for kind, wanted, known in (
+        ("data set", data, sorted({entry.dataset for entry in entries})),
+        ("backbone", backbone, sorted({entry.recipe.backbone for entry in entries})),
+    ):
+        for name in wanted:
+            if name not in known:
+                raise CacheError(
+                    f"the cache holds no {kind} {name!r}",
+                    nearest(name, known) or f"it holds: {names_of(known) or 'nothing'}",
+                    "type featprobe cache ls",
+                )
+    return [
+        entry
+        for entry in entries
+        if (not data or entry.dataset in data) and (not backbone or entry.recipe.backbone in backbone)
+    ]

@@ -1,0 +1,117 @@
+"""What probe and finetune share: the gate, the splits, the hash of a result, so that both judge alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from featprobe import __version__, significance, splitting
+from featprobe.config import EvaluationOptions
+from featprobe.errors import SplitError
+from featprobe.metrics import DEFAULT_METRICS
+from featprobe.records import Estimate, Predictions, RunKey, Samples, sha256_json
+from featprobe.stages.machine import versions
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """One data set ready to be judged on: samples after the gate, folds into them, and what must be said."""
+
+    name: str
+    samples: Samples
+    plan: splitting.SplitPlan
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    def unit(self, fingerprint: str, **configuration: Any) -> str:
+        """The hash under which a result is stored: equal only where everything that decides it is equal."""
+        folds = [
+            [fold.name, *(part.tolist() for part in (fold.train, fold.val, fold.test))]
+            for fold in self.plan.folds
+        ]
+        return sha256_json(
+            {
+                "fingerprint": fingerprint,
+                "ids": self.samples.id.tolist(),
+                "labels": self.samples.labels_sha256(),
+                "groups": self.samples.group.tolist(),
+                "cases": self.samples.case.tolist(),
+                "modality": self.samples.modality.tolist(),
+                "folds": sha256_json(folds),
+                "settings": dict(self.settings),
+                "configuration": configuration,
+                "version": __version__,
+            }
+        )
+
+
+def question(name: str, samples: Samples, config: EvaluationOptions) -> Question:
+    """Pass the gate and plan the folds; a pure function of the samples and the options.
+
+    Raises LeakError at the gate, SplitError where no split can be made or labels are missing.
+    """
+    if not samples.label_names or (samples.label < 0).all():
+        raise SplitError(
+            f"data set {name!r} has no labels",
+            f"it was extracted with --label none, or its label column is empty ({len(samples)} images)",
+            "type featprobe extract with labels: embeddings are kept, only the labels are added",
+        )
+    passed, gate_notes = splitting.gate(
+        samples, resplit=config.resplit, allow=config.allow_leaks, drop=config.drop_leaks
+    )
+    planned, plan = splitting.plan(
+        passed, folds=config.folds, seed=config.seed, resplit=config.resplit, min_groups=config.min_groups
+    )
+    undeclared = (
+        ()
+        if samples.groups_declared
+        else (
+            "no groups were declared: every image counts as its own patient; name the column with --group-column at extraction if that is not so",
+        )
+    )
+    settings = {
+        "resamples": config.resamples,
+        "seed": config.seed,
+        "metrics": list(DEFAULT_METRICS),
+        "scheme": plan.scheme,
+        "leaks": [*config.allow_leaks, "dropped" if config.drop_leaks else ""],
+    }
+    return Question(name, planned, plan, (*undeclared, *gate_notes, *plan.notes), settings)
+
+
+def judged(predictions: Sequence[Predictions], config: EvaluationOptions) -> list[Estimate]:
+    """Every metric of one model with its interval: per fold and, where there are several, their average."""
+    return significance.estimates(predictions, DEFAULT_METRICS, resamples=config.resamples, seed=config.seed)
+
+
+def with_fold(key: RunKey, fold: str) -> RunKey:
+    """`key` for another fold."""
+    return dataclasses.replace(key, fold=fold)
+
+
+def announce(subject: Question) -> None:
+    """Print what was split, and how."""
+    samples, plan = subject.samples, subject.plan
+    groups = len(set(samples.group.tolist()))
+    print(
+        f"{subject.name}: {len(samples)} images, {groups} groups, {len(samples.label_names)} classes, {plan.scheme}"
+    )
+    for note in subject.notes:
+        print(f"{subject.name}: {note}")
+
+
+def describe_run(config: Any, stage: str) -> dict[str, Any]:
+    """Configuration and versions of one stage, for run.json."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    plain = {
+        name: [str(v) for v in value] if isinstance(value, tuple) else value for name, value in values.items()
+    }
+    return {
+        "stage": stage,
+        "configuration": {
+            name: value if isinstance(value, (int, float, str, bool, list, type(None))) else str(value)
+            for name, value in plain.items()
+        },
+        "versions": versions(),
+    }

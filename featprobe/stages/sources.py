@@ -1,0 +1,128 @@
+"""From the words of the command line to data sets and (backbone, weights) runs, with every name checked first."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featprobe.config import BackboneOptions, DataOptions
+from featprobe.datasets import DatasetOptions, open_dataset
+from featprobe.errors import ConfigError, nearest
+from featprobe.loading import hash_images
+from featprobe.records import Samples
+
+WEIGHT_WORDS = ("pretrained", "random")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """An opened data set with the bytes of its images hashed. `spec` and `options` open it again."""
+
+    dataset: Any
+    samples: Samples
+    spec: str
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return str(self.dataset.name)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackboneRun:
+    """One backbone with one choice of weights: "pretrained", "random" or a file."""
+
+    backbone: str
+    weights: str
+
+
+def dataset_options(config: DataOptions) -> DatasetOptions:
+    """The reading options of a configuration, as the datasets room wants them."""
+    return DatasetOptions(
+        path_column=config.path_column,
+        label_column="none" if config.label == "none" else config.label_column,
+        group_column=config.group_column,
+        split_column=config.split_column,
+        group_regex=config.group_regex,
+        keep_column=config.keep_column,
+    )
+
+
+def open_sources(config: DataOptions, workers: int | None = None) -> list[Source]:
+    """Open every --data, print its notes, hash its images. ConfigError where one name stands for two contents."""
+    options = dataset_options(config)
+    opened: dict[str, Source] = {}
+    for spec in config.data:
+        dataset = open_dataset(spec, options)
+        hashed = dataset.samples.replace(
+            sha256=hash_images(dataset, workers=workers or (os.cpu_count() or 1), progress=True)
+        )
+        source = Source(dataset, hashed, absolute_spec(spec), dataclasses.asdict(options))
+        before = opened.get(source.name)
+        if before is not None and before.samples.sha256.tolist() != hashed.sha256.tolist():
+            raise ConfigError(
+                f"two data sets are called {source.name!r}",
+                f"{before.spec} and {spec} hold different images",
+                f"name one of them: --data OTHER={spec}",
+            )
+        opened[source.name] = source
+        for note in dataset.notes:
+            print(f"{source.name}: {note}")
+    return list(opened.values())
+
+
+def absolute_spec(spec: str) -> str:
+    """`spec` with a path made absolute, so that it opens from any folder."""
+    name, sign, rest = spec.rpartition("=")
+    path = Path(rest)
+    return f"{name}{sign}{path.resolve()}" if path.exists() else spec
+
+
+def backbone_runs(config: BackboneOptions) -> list[BackboneRun]:
+    """Every (backbone, weights) that the flags ask for, in their order, without repeats.
+
+    A `--weights NAME=VALUE` is for that backbone and wins over a plain `--weights VALUE`, which is for all;
+    several values are several runs. ConfigError for a NAME that is no --backbone, or a file that is not there.
+    """
+    named: dict[str, list[str]] = {}
+    plain: list[str] = []
+    for value in config.weights:
+        name, sign, rest = value.partition("=")
+        if sign and name in config.backbone:
+            named.setdefault(name, []).append(rest)
+        elif sign and not Path(value).exists():
+            raise ConfigError(
+                f"--weights names {name!r}, which is no --backbone of this call",
+                nearest(name, config.backbone) or f"there are: {', '.join(config.backbone)}",
+            )
+        else:
+            plain.append(value)
+    runs = [
+        BackboneRun(name, value)
+        for name in config.backbone
+        for value in named.get(name, plain or ["pretrained"])
+    ]
+    for run in runs:
+        _need_weights(run)
+    return list(dict.fromkeys(runs))
+
+
+def _need_weights(run: BackboneRun) -> None:
+    if run.weights in WEIGHT_WORDS or Path(run.weights).is_file():
+        return
+    known = nearest(run.weights, WEIGHT_WORDS) or "it is neither pretrained, nor random, nor a file"
+    raise ConfigError(
+        f"there are no weights {run.weights!r} for {run.backbone}",
+        known,
+        f"type --weights {run.backbone}=FILE",
+    )
+
+
+def names_of(values: Sequence[str]) -> str:
+    """Names for an error: the first ten, then how many more."""
+    shown = ", ".join(values[:10])
+    return shown if len(values) <= 10 else f"{shown} and {len(values) - 10} more"

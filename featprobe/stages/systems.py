@@ -1,0 +1,65 @@
+"""Short names for what is compared: only what tells two models of one data set apart is said."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pandas as pd
+
+from featprobe.records import KEY_COLUMNS
+
+SYSTEM_COLUMNS: Final = tuple(name for name in KEY_COLUMNS if name not in {"dataset", "fold", "level"})
+"""What makes two models two systems; data set, fold and level are where they are compared."""
+
+ALWAYS: Final = ("backbone", "weights", "mode", "probe")
+
+
+def add_systems(*frames: pd.DataFrame) -> list[pd.DataFrame]:
+    """Each frame with a column `system`, the same name for the same model in all of them.
+
+    A name holds backbone, weights, mode and probe, and of the other columns those in which two models of one
+    data set differ. Where names still clash, the fingerprint's first characters are added.
+    """
+    keys = pd.concat([frame[["dataset", *SYSTEM_COLUMNS]] for frame in frames]).drop_duplicates(
+        ignore_index=True
+    )
+    extra = [
+        column
+        for column in SYSTEM_COLUMNS
+        if column not in {*ALWAYS, "fingerprint"} and _tells_apart(keys, column)
+    ]
+    keys["system"] = [_name(row, extra) for _, row in keys.iterrows()]
+    clash = keys.duplicated(["dataset", "system"], keep=False)
+    keys.loc[clash, "system"] += " #" + keys.loc[clash, "fingerprint"].str[:6]
+    named = []
+    for frame in frames:
+        positions = frame.reset_index(drop=True)
+        named.append(
+            positions.merge(keys, on=["dataset", *SYSTEM_COLUMNS], how="left", validate="many_to_one")
+        )
+    return named
+
+
+def _tells_apart(keys: pd.DataFrame, column: str) -> bool:
+    """Whether two models of one data set, backbone and mode differ in `column`."""
+    among = keys.groupby(["dataset", "backbone", "mode"], sort=False)[column].nunique(dropna=False)
+    return bool((among > 1).any())
+
+
+def _name(row: pd.Series, extra: list[str]) -> str:  # type: ignore[type-arg]
+    backbone = row["backbone"] if row["weights"] == "pretrained" else f"{row['backbone']} ({row['weights']})"
+    how = row["mode"] if row["mode"] != "frozen" else f"frozen {row['probe']}"
+    words = [str(backbone), str(how)]
+    for column in extra:
+        value = row[column]
+        if value not in {"", "featprobe"}:
+            words.append(
+                {
+                    "fraction": f"{value:.0%} of labels",
+                    "shots": f"{value} shots",
+                    "seed": f"seed {value}",
+                }.get(column, str(value))
+                if column in {"fraction", "shots", "seed"}
+                else str(value)
+            )
+    return " · ".join(words)

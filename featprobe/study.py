@@ -1,0 +1,131 @@
+"""A whole study from one TOML file: each section fills a stage's configuration; what is there is not redone."""
+
+from __future__ import annotations
+
+import sysconfig
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from featprobe.config import CompareConfig, ExtractConfig, FinetuneConfig, ProbeConfig, from_mapping
+from featprobe.errors import ConfigError, nearest
+from featprobe.stages.summary import Summary
+
+STAGES: Final = ("extract", "probe", "finetune", "compare")
+ABOUT: Final = ("title", "about", "command", "time", "expect")
+
+
+def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
+    """Run the study in the file `path`; returns the exit status.
+
+    A study is a table `[study]` (title, about, command, time, expect) and any number of `[[extract]]`,
+    `[[probe]]`, `[[finetune]]` and one `[compare]`, whose keys are the stages' flags. Paths of data and
+    weights are relative to the folder where the command is typed. `out` and `cache` win over the file.
+    Raises ConfigError for a file that is missing, no TOML, or has an unknown section or key.
+    """
+    document = _read(path)
+    folder = out or Path("results") / path.stem
+    plan = _plan(document, path, folder, cache)
+    about = document.get("study", {})
+    if about.get("title"):
+        print(f"{about['title']}: {len(plan)} stages, results in {folder}")
+    began = time.perf_counter()
+    done = [(name, _stage(name)(config)) for name, config in plan]
+    computed = sum(summary.computed for _, summary in done)
+    reused = sum(summary.reused for _, summary in done)
+    seconds = time.perf_counter() - began
+    if computed:
+        print(f"study: {computed} computed, {reused} there already, in {seconds:.0f} s")
+    else:
+        print(f"study: nothing to compute: all {reused} results were there already ({seconds:.0f} s)")
+    report = next((summary.paths[0] for name, summary in reversed(done) if name == "compare"), None)
+    if report is not None:
+        print(f"report: {report.resolve()}")
+    return 0
+
+
+def demo(out: Path, cache: Path) -> int:
+    """Run pipelines/demo.toml: built-in images, offline, minutes."""
+    return run(pipeline("demo"), out, cache)
+
+
+def pipeline(name: str) -> Path:
+    """A study that comes with featprobe: from the checkout, else from the installation."""
+    homes = [
+        Path(__file__).resolve().parents[1] / "pipelines",
+        Path(sysconfig.get_path("data")) / "share" / "featprobe" / "pipelines",
+    ]
+    for home in homes:
+        if (home / f"{name}.toml").is_file():
+            return home / f"{name}.toml"
+    raise ConfigError(
+        f"the study {name!r} is not installed",
+        f"looked in {' and '.join(map(str, homes))}",
+        "install featprobe again",
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = sorted(str(file) for file in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"there is no study {path}",
+            nearest(str(path), there) or f"there are: {', '.join(there) or 'none'}",
+            "type featprobe run STUDY.toml",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(f"{path} is no TOML file", str(error), "mend the line that is named") from None
+    unknown = [key for key in document if key not in {"study", *STAGES}]
+    if unknown:
+        raise ConfigError(
+            f"unknown section {unknown[0]!r} in {path}",
+            nearest(unknown[0], STAGES) or f"known: study, {', '.join(STAGES)}",
+        )
+    strange = [key for key in document.get("study", {}) if key not in ABOUT]
+    if strange:
+        raise ConfigError(
+            f"unknown key {strange[0]!r} in [study] of {path}",
+            nearest(strange[0], ABOUT) or f"known: {', '.join(ABOUT)}",
+        )
+    return document
+
+
+def _plan(document: Mapping[str, Any], path: Path, out: Path, cache: Path | None) -> list[tuple[str, Any]]:
+    """Every stage's configuration, all checked before the first runs."""
+    kinds: dict[str, type[Any]] = {
+        "extract": ExtractConfig,
+        "probe": ProbeConfig,
+        "finetune": FinetuneConfig,
+        "compare": CompareConfig,
+    }
+    plan = []
+    for name in STAGES:
+        sections = document.get(name, [])
+        for number, section in enumerate(sections if isinstance(sections, list) else [sections], start=1):
+            values = dict(section)
+            if name == "compare":
+                values.setdefault("results", [str(out)])
+            values["out"] = str(out)
+            if name == "extract":
+                del values["out"]
+            if cache is not None and name != "finetune":
+                values["cache"] = str(cache)
+            plan.append((name, from_mapping(kinds[name], values, f"[{name}] number {number} of {path}")))
+    if not plan:
+        raise ConfigError(
+            f"{path} holds no stage",
+            f"known: {', '.join(STAGES)}",
+            "add [[extract]], [[probe]] and [compare]",
+        )
+    return plan
+
+
+def _stage(name: str) -> Callable[[Any], Summary]:
+    from importlib import import_module
+
+    stage: Callable[[Any], Summary] = getattr(import_module(f"featprobe.stages.{name}"), name)
+    return stage
