@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FeatprobeError(Exception):
@@ -74,3 +74,9 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The known names nearest to `name`, as a clause for an error ('' where none is near)."""
     matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f"did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def listed(names: Sequence[str], count: int = 10) -> str:
+    """The first `count` names, and how many more there are, for an error."""
+    shown = ", ".join(names[:count])
+    return shown if len(names) <= count else f"{shown} and {len(names) - count} more"

@@ -12,11 +12,10 @@ import pandas as pd
 from featprobe import backbones
 from featprobe.cache import Cache, CacheEntry, verify_file
 from featprobe.datasets import DatasetOptions, open_dataset
-from featprobe.errors import CacheError, ConfigError, nearest
+from featprobe.errors import CacheError, ConfigError, listed, nearest
 from featprobe.loading import hash_images
 from featprobe.stages.forward import recheck as recheck_rows
 from featprobe.stages.machine import need_writable, pick_device
-from featprobe.stages.sources import names_of
 
 OK, FAILED = 0, 1
 
@@ -155,9 +154,9 @@ def export(
     data: Sequence[str],
     backbone: Sequence[str],
     out: Path,
-    format: str | None,
+    format: str | None,  # noqa: A002 - the flag's name
     pooling: str | None,
-) -> int:  # noqa: A002 - the flag's name
+) -> int:
     """Write every chosen embedding table to `out`: one file, or a folder of them."""
     store = Cache(cache)
     tables = [
@@ -222,7 +221,7 @@ def _chosen(store: Cache, data: Sequence[str], backbone: Sequence[str]) -> list[
             if name not in known:
                 raise CacheError(
                     f"the cache holds no {kind} {name!r}",
-                    nearest(name, known) or f"it holds: {names_of(known) or 'nothing'}",
+                    nearest(name, known) or f"it holds: {listed(known) or 'nothing'}",
                     "type featprobe cache ls",
                 )
     return [

@@ -13,13 +13,12 @@ from tqdm import tqdm
 from featprobe import probes, splitting
 from featprobe.cache import Cache, CacheEntry
 from featprobe.config import ProbeConfig
-from featprobe.errors import CacheError, nearest
+from featprobe.errors import CacheError, listed, nearest
 from featprobe.records import EmbeddingTable, FloatArray, Predictions, RunKey, Samples
 from featprobe.registry import PROBES
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import Question, announce, describe_run, judged, question, with_fold
 from featprobe.stages.machine import need_writable
-from featprobe.stages.sources import names_of
 from featprobe.stages.summary import Summary
 
 
@@ -98,7 +97,7 @@ def _selected(cache: Cache, config: ProbeConfig) -> list[CacheEntry]:
             if name not in names[kind]:
                 raise CacheError(
                     f"the cache {config.cache} holds no {kind} {name!r}",
-                    nearest(name, names[kind]) or f"it holds: {names_of(names[kind]) or 'nothing'}",
+                    nearest(name, names[kind]) or f"it holds: {listed(names[kind]) or 'nothing'}",
                     "type featprobe cache ls, or featprobe extract to add it",
                 )
     chosen = [
@@ -263,6 +262,7 @@ def _store(config: ProbeConfig, folder: ResultsFolder, unit: Unit, outcomes: Seq
             "key": unit.key.to_dict(),
             "scheme": unit.subject.plan.scheme,
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
+            "dataset_notes": list(unit.subject.notes),
             "notes": [*unit.subject.notes, *notes],
         },
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +119,3 @@ def _need_weights(run: BackboneRun) -> None:
         known,
         f"type --weights {run.backbone}=FILE",
     )
-
-
-def names_of(values: Sequence[str]) -> str:
-    """Names for an error: the first ten, then how many more."""
-    shown = ", ".join(values[:10])
-    return shown if len(values) <= 10 else f"{shown} and {len(values) - 10} more"

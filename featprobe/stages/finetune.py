@@ -1,0 +1,237 @@
+"""The unfrozen comparison: the same images, splits and statistics as the probe, with trainable weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from featprobe import backbones, splitting
+from featprobe.config import FinetuneConfig
+from featprobe.errors import DataError
+from featprobe.heads import HEADS_NUMERICS, Progress, TrainingRecipe
+from featprobe.records import IntArray, Predictions, Preprocessing, RunKey
+from featprobe.results import ResultsFolder
+from featprobe.stages.evaluation import Question, announce, describe_run, judged, question, with_fold
+from featprobe.stages.extract import load_backbone, recipe_for, resolved_rule
+from featprobe.stages.machine import device_name, need_writable, pick_device
+from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources
+from featprobe.stages.summary import Summary
+
+if TYPE_CHECKING:
+    import torch
+
+    from featprobe.heads.inference import FittedHead
+    from featprobe.stages.images import ImageShelf
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """One data set made ready: its images, the question, and each sample's row in the data set."""
+
+    source: Source
+    shelf: ImageShelf
+    question: Question
+    rows: IntArray
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """One backbone, weights, pooling and mode over all folds: what is stored, and reused, as a whole."""
+
+    run: BackboneRun
+    backbone: Any
+    rule: Preprocessing
+    pooling: str
+    recipe: TrainingRecipe
+    key: RunKey
+    hash: str
+
+
+def finetune(config: FinetuneConfig) -> Summary:
+    """Train every backbone of `config` in every mode on the probe's own splits, and judge it alike.
+
+    Returns the number of models computed and reused. Raises DataError, BackboneError, LeakError, SplitError,
+    ProbeError (training that fails), OutputError.
+    """
+    need_writable(config.out)
+    runs = backbone_runs(config)
+    for run in runs:
+        backbones.resolve(run.backbone)
+    device = pick_device(config.device)
+    sources = open_sources(config, config.workers)
+    folder = ResultsFolder(config.out)
+    computed = reused = 0
+    for source in sources:
+        subject = _subject(source, config)
+        for run in runs:
+            for unit in _units(config, subject, run):
+                if folder.has(unit.hash):
+                    reused += 1
+                    continue
+                _train(config, folder, subject, unit, device)
+                computed += 1
+    folder.record_run(finetune=describe_run(config, "finetune"))
+    print(
+        f"finetune: {computed} computed, {reused} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
+    )
+    return Summary(computed, reused, (config.out / "results.csv",))
+
+
+def _subject(source: Source, config: FinetuneConfig) -> Subject:
+    """Gate and folds over the readable images: those that the cache would hold."""
+    from featprobe.stages.images import ImageShelf
+
+    # The gate needs no pixels: a data set that leaks is refused before it is decoded.
+    question(source.name, source.samples, config)
+    shelf = ImageShelf(source.dataset, workers=config.workers)
+    if not len(shelf.rows):
+        raise DataError(
+            f"no image of {source.name!r} can be read",
+            f"{len(shelf.faults)} failed, the first: {shelf.faults[0][1]}",
+            f"type featprobe inspect --data {source.spec}",
+        )
+    for row, reason in shelf.faults[:10]:
+        print(f"{source.name}: WARNING: left out, unreadable: {source.samples.path[row]}: {reason}")
+    if len(shelf.faults) > 10:
+        print(f"{source.name}: WARNING: and {len(shelf.faults) - 10} more unreadable images left out")
+    asked = question(source.name, source.samples.take(shelf.rows), config)
+    announce(asked)
+    positions = {str(name): row for row, name in enumerate(source.samples.id)}
+    rows = np.array([positions[str(name)] for name in asked.samples.id], dtype=np.int64)
+    return Subject(source, shelf, asked, rows)
+
+
+def _training(config: FinetuneConfig, mode: str) -> TrainingRecipe:
+    return TrainingRecipe(
+        mode=mode,
+        epochs=config.epochs,
+        patience=config.patience,
+        batch_size=config.batch_size or 32,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        augment=config.augment and mode == "full",
+        precision=config.precision,
+        seed=config.seed,
+    )
+
+
+def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[Unit]:
+    backbone = load_backbone(config, run, seed=config.seed)
+    rule = resolved_rule(config, backbone)
+    recipe = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")
+    units = []
+    for mode in config.mode:
+        for pooling in dict.fromkeys(
+            backbone.canonical(name) for name in config.pooling or (backbone.info.default_pooling,)
+        ):
+            training = _training(config, mode)
+            key = RunKey(
+                dataset=subject.source.name,
+                backbone=backbone.name,
+                weights=backbone.weights_label,
+                mode=mode,
+                pooling=pooling,
+                preprocessing=rule.label,
+                probe="linear-head",
+                seed=config.seed,
+                fingerprint=recipe.fingerprint,
+            )
+            unit = subject.question.unit(
+                recipe.fingerprint,
+                stage="finetune",
+                pooling=pooling,
+                training=training.to_dict(),
+                flip=config.flip,
+                numerics=HEADS_NUMERICS,
+            )
+            units.append(Unit(run, backbone, rule, pooling, training, key, unit))
+    return units
+
+
+def _train(
+    config: FinetuneConfig, folder: ResultsFolder, subject: Subject, unit: Unit, device: torch.device
+) -> None:
+    """Train, predict and store one unit, fold by fold; a killed run goes on at its last checkpoint."""
+    checkpoints = config.out / "checkpoints" / unit.hash[:12]
+    predictions, fitted = [], []
+    for fold in subject.question.plan.folds:
+        scores, head = _train_fold(config, subject, unit, fold, device, checkpoints / f"fold-{fold.name}")
+        samples = subject.question.samples.take(fold.test)
+        predictions.append(
+            Predictions(with_fold(unit.key, fold.name), samples, scores, len(fold.train) + len(fold.val))
+        )
+        fitted.append(head)
+    folder.add(unit.hash, predictions, judged(predictions, config), _info(subject, unit, fitted, device))
+
+
+def _train_fold(
+    config: FinetuneConfig,
+    subject: Subject,
+    unit: Unit,
+    fold: splitting.Fold,
+    device: torch.device,
+    checkpoints: Path,
+) -> tuple[Any, FittedHead]:
+    from featprobe.heads.inference import predict
+    from featprobe.heads.training import train_fold
+    from featprobe.stages.images import ImagePart
+
+    samples = subject.question.samples
+    learn, watch = (
+        (fold.train, fold.val)
+        if len(fold.val)
+        else splitting.holdout(samples, fold.train, fraction=0.2, seed=config.seed)
+    )
+
+    def part(rows: IntArray) -> ImagePart:
+        return ImagePart(subject.shelf, subject.rows[rows], samples.label[rows], unit.rule, flip=config.flip)
+
+    epochs = unit.recipe.epochs
+    steps = epochs * -(-len(learn) // unit.recipe.batch_size)
+    title = f"{unit.key.dataset} {unit.run.backbone} ({unit.key.weights}) {unit.recipe.mode} fold {fold.name}"
+    with tqdm(total=steps, unit="step", desc=title, disable=None) as bar:
+
+        def progress(now: Progress) -> None:
+            bar.update(max(0, (now.epoch - 1) * now.steps + now.step - bar.n))
+            if now.metrics is not None:
+                print(
+                    f"{title}: epoch {now.epoch}/{epochs}, train loss {now.metrics['train_loss']:.3f}, val loss {now.metrics['val_loss']:.3f}, val balanced accuracy {now.metrics['val_balanced_accuracy']:.3f}"
+                )
+
+        head = train_fold(
+            backbones.Pooled(unit.backbone, unit.pooling),
+            unit.backbone.dim(unit.pooling),
+            len(samples.label_names),
+            train=part(learn),
+            val=part(watch),
+            recipe=unit.recipe,
+            device=device,
+            checkpoint_dir=checkpoints,
+            resume_key=unit.hash,
+            on_progress=progress,
+        )
+    for note in head.notes:
+        print(f"{title}: {note}")
+    return predict(head, part(fold.test), device=device), head
+
+
+def _info(subject: Subject, unit: Unit, fitted: Sequence[FittedHead], device: torch.device) -> dict[str, Any]:
+    folds = [fold.name for fold in subject.question.plan.folds]
+    return {
+        "key": unit.key.to_dict(),
+        "scheme": subject.question.plan.scheme,
+        "training": unit.recipe.to_dict(),
+        "device": device_name(device),
+        "seconds": round(sum(head.seconds for head in fitted), 1),
+        "best_epoch": {name: head.best_epoch for name, head in zip(folds, fitted, strict=True)},
+        "history": {
+            name: [dict(row) for row in head.history] for name, head in zip(folds, fitted, strict=True)
+        },
+        "dataset_notes": list(subject.question.notes),
+        "notes": [*subject.question.notes, *(note for head in fitted for note in head.notes)],
+    }

@@ -1,0 +1,104 @@
+"""Decoded images at hand for training: read once, kept while they fit into memory, augmented by position."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from featprobe.datasets import UnreadableImageError
+from featprobe.loading import augment, preprocess
+from featprobe.records import IntArray, Preprocessing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MEMORY: Final = 4 * 2**30
+"""Bytes of decoded pixels that are kept; what does not fit is decoded again when it is needed."""
+
+
+class ImageShelf:
+    """The readable images of one data set. `rows`: int64 [M], their rows; `faults`: (row, reason) of the others."""
+
+    def __init__(self, dataset: Any, *, workers: int | None = None, memory: int = MEMORY) -> None:
+        self._dataset = dataset
+        self._kept: dict[int, Image] = {}
+        self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+        self.faults: list[tuple[int, str]] = []
+        left = memory
+        rows = range(len(dataset.samples))
+        good = []
+        for row, image in zip(
+            rows,
+            tqdm(self._pool.map(self._try, rows), total=len(rows), unit="img", desc="decode", disable=None),
+            strict=True,
+        ):
+            if isinstance(image, str):
+                self.faults.append((row, image))
+                continue
+            good.append(row)
+            size = image.width * image.height * 3
+            if size <= left:
+                self._kept[row] = image
+                left -= size
+        self.rows: IntArray = np.array(good, dtype=np.int64)
+
+    def _try(self, row: int) -> Image | str:
+        try:
+            return self._decode(row)
+        except (UnreadableImageError, OSError) as error:
+            return str(error)
+
+    def _decode(self, row: int) -> Image:
+        image: Image = self._dataset.decode(self._dataset.read(row))
+        return image
+
+    def tensor(self, row: int, rule: Preprocessing, seed: int | None, *, flip: bool) -> torch.Tensor:
+        """float32 [3, H, W] of one image; augmented by a generator of (seed, row) unless `seed` is None."""
+        image = self._kept.get(row) or self._decode(row)
+        if seed is None:
+            return preprocess(image, rule)
+        mixed = int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return augment(image, rule, torch.Generator().manual_seed(mixed), flip=flip)
+
+    def submit(
+        self, rows: Sequence[int], rule: Preprocessing, seed: int | None, *, flip: bool
+    ) -> list[Future[torch.Tensor]]:
+        """The tensors of `rows`, being made in the background."""
+        return [self._pool.submit(self.tensor, int(row), rule, seed, flip=flip) for row in rows]
+
+
+class ImagePart:
+    """One part of a fold as batches of preprocessed images: what `heads.train_fold` learns from.
+
+    `rows`: int64 [N], rows of the shelf's data set; `labels`: int64 [N].
+    """
+
+    def __init__(
+        self, shelf: ImageShelf, rows: IntArray, labels: IntArray, rule: Preprocessing, *, flip: bool
+    ) -> None:
+        self._shelf, self._rows, self._rule, self._flip = shelf, rows, rule, flip
+        self._labels = labels
+
+    @property
+    def labels(self) -> IntArray:
+        """int64 [N]."""
+        return self._labels
+
+    def batches(
+        self, order: IntArray, batch_size: int, *, augment_seed: int | None
+    ) -> Iterator[torch.Tensor]:
+        """float32 [B, 3, H, W] per slice of `order`; the next batch is made while the last one is used."""
+        slices = [self._rows[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+        ahead: list[list[Future[torch.Tensor]]] = []
+        for rows in slices:
+            ahead.append(self._shelf.submit(rows.tolist(), self._rule, augment_seed, flip=self._flip))
+            if len(ahead) > 1:
+                yield torch.stack([future.result() for future in ahead.pop(0)])
+        for futures in ahead:
+            yield torch.stack([future.result() for future in futures])

@@ -1,0 +1,78 @@
+"""What every test may ask for: the real command, the shared real images, small images made on the spot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def featprobe(tmp_path: Path) -> Command:
+    """Run the real command in `tmp_path`, offline, and return what it printed and its exit status."""
+
+    def run(
+        *arguments: Any, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "FEATPROBE_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(env or {})}
+        command = [sys.executable, "-m", "featprobe.cli", *map(str, arguments)]
+        options = {"cwd": tmp_path, "timeout": 300, **options}
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real labelled medical images; the test skips, and says so, where it is missing."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the shared folder of real medical images is missing beside the checkout")
+    return SHARED
+
+
+def draw_image(rng: np.random.Generator, label: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    """A noisy picture whose class shows in its brightness and stripes: easy, but not trivial, to tell apart."""
+    noise = rng.normal(110 + 25 * label, 40, size=(*size, 3))
+    noise[:: 2 + 2 * label] += 30
+    return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """`images/{benign,malignant}/patientNN_K.png`: 2 classes x 12 patients x 2 images."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for label, name in enumerate(("benign", "malignant")):
+        (root / name).mkdir(parents=True)
+        for patient in range(12):
+            for view in range(2):
+                draw_image(rng, label).save(root / name / f"patient{label}{patient:02d}_{view}.png")
+    return root
+
+
+@pytest.fixture
+def manifest(image_folder: Path) -> Path:
+    """`labels.csv` beside the images, with path, label and patient_id."""
+    files = sorted(image_folder.glob("*/*.png"))
+    lines = (
+        f"images/{file.parent.name}/{file.name},{file.parent.name},{file.name.split('_')[0]}"
+        for file in files
+    )
+    rows = ["path,label,patient_id", *lines]
+    path = image_folder.parent / "labels.csv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
