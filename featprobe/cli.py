@@ -64,7 +64,8 @@ def _add_field(parser: argparse.ArgumentParser, name: str, hint: Any, field: dat
     common |= {"type": kind, "metavar": meta["metavar"] or None}
     if meta["choices"]:
         common |= {"choices": meta["choices"], "metavar": "|".join(meta["choices"])}
-    shown = field.default if not many else " ".join(map(str, field.default))
+    default: Any = field.default
+    shown = " ".join(map(str, default)) if many else default
     if shown not in {None, ""}:
         common["help"] += f" [{shown}]"
     if meta["positional"]:
@@ -89,7 +90,7 @@ def build_parser() -> _Parser:
         "--print-completion", choices=("bash", "zsh", "tcsh"), help="print a shell's completion script"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    debug = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    debug = _Parser(add_help=False, allow_abbrev=False)
     debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     for name, (config, _) in STAGES.items():
@@ -138,7 +139,7 @@ def build_parser() -> _Parser:
     return parser
 
 
-def _add_cache(commands: Any, debug: argparse.ArgumentParser) -> None:
+def _add_cache(commands: Any, debug: _Parser) -> None:
     cache = commands.add_parser("cache", help="Look after the cache.", allow_abbrev=False)
     actions = cache.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
     texts = {
@@ -203,7 +204,7 @@ def _add_cache(commands: Any, debug: argparse.ArgumentParser) -> None:
             action.add_argument("--dry-run", action="store_true", help="only say what would go")
 
 
-def _add_backbones(commands: Any, debug: argparse.ArgumentParser) -> None:
+def _add_backbones(commands: Any, debug: _Parser) -> None:
     backbones = commands.add_parser(
         "backbones",
         help="What exists, its preprocessing, licence, where its weights are.",

@@ -6,8 +6,11 @@ division by 255 and the normalisation follow in the receiving process. Both ways
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
@@ -33,6 +36,7 @@ LOADING_NUMERICS: Final = 1
 """Part of every recipe; raised when a decoded image gives another input under the same preprocessing."""
 
 _HASHED_AT_ONCE: Final = 32
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2): the signal that a process gets when its parent dies
 _INTERPOLATIONS: Final = {mode.value: mode for mode in InterpolationMode if mode.value != "nearest-exact"}
 
 
@@ -201,7 +205,7 @@ def _in_workers(source: _Parts, workers: int) -> Iterator[_Part]:
             collate_fn=_as_it_is,
             num_workers=min(workers, max(len(source), 1)),
             multiprocessing_context=context,
-            worker_init_fn=_start_worker,
+            worker_init_fn=functools.partial(_start_worker, parent=os.getpid()),
         )
         iterator: Any = iter(loader)
     try:
@@ -225,7 +229,13 @@ def _as_it_is(part: Any) -> Any:
     return part
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(_: int, *, parent: int) -> None:
+    if sys.platform == "linux":
+        # A forked worker shares the parent's open files, and with them its lock on the cache: after the parent
+        # is killed the lock must not live on in a worker that has yet to notice.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from featprobe import backbones
-from featprobe.cache import Cache, CacheEntry, verify_file
+from featprobe import cache as cache_room
+from featprobe.cache import Cache, CacheEntry
 from featprobe.datasets import DatasetOptions, open_dataset
 from featprobe.errors import CacheError, ConfigError, listed, nearest
 from featprobe.loading import hash_images
@@ -59,7 +60,7 @@ def verify(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
             f"the cache {cache} holds no such file", "", f"type featprobe cache ls --cache {cache}"
         )
     for path in paths:
-        problems = verify_file(path)
+        problems = cache_room.verify(path)
         damaged += bool(problems)
         print(f"{'DAMAGED' if problems else 'ok     '}  {path}")
         for problem in problems:
@@ -103,7 +104,7 @@ def _recheck_entry(
         raise CacheError(
             f"{entry.path} does not say where its images were", "", f"type --source {entry.dataset}=SPEC"
         )
-    options = {
+    options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in recorded.get("options", {}).items()
     }
@@ -186,14 +187,14 @@ def export(
         ]
     for (entry, name), target in zip(tables, targets, strict=True):
         need_writable(target.parent)
-        store.export(entry.path, name, target)
+        cache_room.export(entry.path, name, target)
         print(f"{entry.n} x {entry.recipe.backbone} {name}  {target}")
     return OK
 
 
 def gc(cache: Path, dry_run: bool) -> int:
     """Remove superseded files, abandoned parts and idle locks; with `dry_run` only say so."""
-    removed = Cache(cache).gc(dry_run=dry_run)
+    removed = cache_room.gc(Cache(cache), dry_run=dry_run)
     for path, size, why in removed:
         print(f"{'would remove' if dry_run else 'removed'}  {size / 1e6:.1f} MB  {why}  {path}")
     print(f"{len(removed)} files, {sum(size for _, size, _ in removed) / 1e6:.1f} MB")

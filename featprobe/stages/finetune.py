@@ -192,12 +192,12 @@ def _train_fold(
         return ImagePart(subject.shelf, subject.rows[rows], samples.label[rows], unit.rule, flip=config.flip)
 
     epochs = unit.recipe.epochs
-    steps = epochs * -(-len(learn) // unit.recipe.batch_size)
     title = f"{unit.key.dataset} {unit.run.backbone} ({unit.key.weights}) {unit.recipe.mode} fold {fold.name}"
-    with tqdm(total=steps, unit="step", desc=title, disable=None) as bar:
+    with tqdm(unit="step", desc=title, disable=None) as bar:
 
         def progress(now: Progress) -> None:
-            bar.update(max(0, (now.epoch - 1) * now.steps + now.step - bar.n))
+            bar.total = now.steps
+            bar.update(max(0, now.step - bar.n))
             if now.metrics is not None:
                 print(
                     f"{title}: epoch {now.epoch}/{epochs}, train loss {now.metrics['train_loss']:.3f}, val loss {now.metrics['val_loss']:.3f}, val balanced accuracy {now.metrics['val_balanced_accuracy']:.3f}"

@@ -53,11 +53,11 @@ def need_finite(
     embeddings: FloatTable, ids: Sequence[str], *, backbone: str, precision: str, storage: str
 ) -> None:
     """BackboneError naming the images whose embedding [B, D] is not finite."""
-    bad = ~np.isfinite(embeddings).all(axis=1)
-    if bad.any():
-        names = [ids[row] for row in np.flatnonzero(bad)[:3]]
+    bad = np.unique(np.nonzero(~np.isfinite(embeddings))[0])
+    if len(bad):
+        names = [ids[row] for row in bad[:3]]
         raise BackboneError(
-            f"the embedding by {backbone} of {', '.join(names)} is not finite ({int(bad.sum())} of {len(bad)} in the batch)",
+            f"the embedding by {backbone} of {', '.join(names)} is not finite ({len(bad)} of {len(embeddings)} in the batch)",
             f"it was computed in {precision} and stored as {storage}",
             "type the same command with --precision fp32 --storage float32",
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featprobe.config import BackboneOptions, DataOptions
-from featprobe.datasets import DatasetOptions, open_dataset
+from featprobe.datasets import DatasetOptions, open_dataset, split_spec
 from featprobe.errors import ConfigError, nearest
 from featprobe.loading import hash_images
 from featprobe.records import Samples
@@ -76,9 +76,12 @@ def open_sources(config: DataOptions, workers: int | None = None) -> list[Source
 
 def absolute_spec(spec: str) -> str:
     """`spec` with a path made absolute, so that it opens from any folder."""
-    name, sign, rest = spec.rpartition("=")
-    path = Path(rest)
-    return f"{name}{sign}{path.resolve()}" if path.exists() else spec
+    name, location = split_spec(spec)
+    path = Path(location).expanduser()
+    by_name = location == "digits" or location.startswith("medmnist:")
+    if by_name or not path.exists():
+        return spec
+    return f"{name}={path.resolve()}" if name else str(path.resolve())
 
 
 def backbone_runs(config: BackboneOptions) -> list[BackboneRun]:

@@ -46,7 +46,7 @@ def _tells_apart(keys: pd.DataFrame, column: str) -> bool:
     return bool((among > 1).any())
 
 
-def _name(row: pd.Series, extra: list[str]) -> str:  # type: ignore[type-arg]
+def _name(row: pd.Series, extra: list[str]) -> str:
     backbone = row["backbone"] if row["weights"] == "pretrained" else f"{row['backbone']} ({row['weights']})"
     how = row["mode"] if row["mode"] != "frozen" else f"frozen {row['probe']}"
     words = [str(backbone), str(how)]

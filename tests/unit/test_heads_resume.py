@@ -192,7 +192,7 @@ def test_checkpoints_of_another_key_are_ignored_with_a_note(tmp_path: Path) -> N
 @pytest.mark.parametrize("damage", ["best.safetensors", "best.json"])
 def test_a_damaged_result_is_trained_again_and_not_trusted(tmp_path: Path, damage: str) -> None:
     first = fit(tmp_path)
-    before = load_file(first.checkpoint)
+    before = {name: value.clone() for name, value in load_file(first.checkpoint).items()}
     content = bytearray((tmp_path / damage).read_bytes())
     content[-9] ^= 1
     (tmp_path / damage).write_bytes(content if damage == "best.safetensors" else content[:-9])
@@ -213,13 +213,23 @@ def test_a_damaged_last_checkpoint_begins_anew(tmp_path: Path) -> None:
     assert_same_end(resumed, unbroken)
 
 
+def test_a_best_epoch_that_vanished_begins_anew(tmp_path: Path) -> None:
+    unbroken = fit(tmp_path / "unbroken")
+    with pytest.raises(InterruptedHereError):
+        fit(tmp_path / "broken", save_seconds=0, on_progress=interrupt_at(2, 3, closed=False))
+    (tmp_path / "broken" / "best.safetensors").unlink()
+    resumed = fit(tmp_path / "broken")
+    assert "missing or damaged: training begins anew" in resumed.notes[0]
+    assert_same_end(resumed, unbroken)
+
+
 def test_a_full_disk_is_explained_and_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CheckpointStore(tmp_path, "key")
     store.save_best({"weight": torch.ones(3)}, {"epoch": 1})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full(tensors: object, path: Path, metadata: object) -> None:
-        save_file({"half": torch.ones(1)}, path)
+    def full(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        save_file(tensors, path, metadata)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("featprobe.heads.checkpoints.save_file", full)

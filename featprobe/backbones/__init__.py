@@ -1,0 +1,134 @@
+"""Backbones by name: what exists, what it needs, and the model itself with its weights proven to fit.
+
+Importing this package loads no torch; asking for a model does. Each family is one file of this folder.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from featprobe.backbones.core.info import BackboneInfo, Family, LoadRequest
+from featprobe.errors import BackboneError, nearest
+from featprobe.registry import BACKBONES
+
+if TYPE_CHECKING:
+    from featprobe.backbones.core.model import Backbone, Pooled
+    from featprobe.records import Preprocessing
+
+__all__ = [
+    "Backbone",
+    "BackboneInfo",
+    "Family",
+    "LoadRequest",
+    "Pooled",
+    "default_rule",
+    "describe",
+    "list_backbones",
+    "load",
+    "preprocessing",
+    "resolve",
+    "timm_names",
+]
+
+_TIMM: Final = "timm"
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"Backbone", "Pooled"}:
+        from featprobe.backbones.core import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """(family, name in that family) of `name`; BackboneError with the nearest names where there is none.
+
+    A registered name wins over timm's; `timm:NAME` is timm's.
+    """
+    prefix, _, rest = name.partition(":")
+    if prefix == _TIMM and rest:
+        if BACKBONES.get(_TIMM).accepts(rest):
+            return _TIMM, rest
+        raise _unknown(name, rest)
+    for ask in (lambda family: name in family.names(), lambda family: family.accepts(name)):
+        for key, family in BACKBONES.items():
+            if ask(family):
+                return key, name
+    raise _unknown(name, name)
+
+
+def list_backbones() -> list[BackboneInfo]:
+    """The registered backbones by family and size, without touching weights or torch."""
+    return [family.describe(name) for _, family in BACKBONES.items() for name in family.names()]
+
+
+def describe(name: str, *, deep: bool = False) -> BackboneInfo:
+    """What is known about `name`; `deep` adds parameters and dims per pooling, from a dry run."""
+    family, inner = resolve(name)
+    info: BackboneInfo = BACKBONES.get(family).describe(inner, deep=deep)
+    return info
+
+
+def default_rule(name: str) -> str:
+    """The preprocessing rule used unless another is asked for: "authors" where published, else "native"."""
+    return describe(name).default_rule
+
+
+def preprocessing(
+    name: str, rule: str | None = None, *, image_size: int | None = None, fit: str | None = None
+) -> Preprocessing:
+    """What an image must become for `name`, without its weights; see `Backbone.preprocessing`."""
+    from featprobe.backbones.core.rules import resolve_rule
+    from featprobe.backbones.core.survey import check_image_size
+
+    info = describe(name)
+    resolved = resolve_rule(info, rule, image_size=image_size, fit=fit)
+    check_image_size(info.name, info.architecture, resolved.image_size)
+    return resolved
+
+
+def timm_names(pattern: str) -> list[str]:
+    """Timm's architectures, and tags of pretrained weights, that match `pattern` (as in a shell), sorted."""
+    return sorted(fnmatch.filter(BACKBONES.get(_TIMM).candidates(), pattern))
+
+
+def load(
+    name: str,
+    *,
+    weights: str = "pretrained",
+    seed: int = 0,
+    offline: bool = False,
+    poolings: Sequence[str] = (),
+    image_size: int | None = None,
+    announce: Callable[[str], None] = print,
+) -> Backbone:
+    """The backbone `name` with its weights: on the CPU, frozen, in eval mode.
+
+    `weights`: "pretrained", "random" (from `seed`) or the path of a .safetensors, .pth, .pt or .bin file.
+    `poolings`: those that the weights must serve, () for the default one. `image_size` in pixels, None for
+    the default rule's. `announce` is told host and size before a download; `offline` (or FEATPROBE_OFFLINE)
+    forbids downloads. BackboneError for anything that can't be had; nothing is loaded in part unsaid.
+    """
+    family, inner = resolve(name)
+    request = LoadRequest(
+        weights=weights,
+        seed=seed,
+        offline=offline,
+        poolings=tuple(poolings),
+        image_size=image_size,
+        announce=announce,
+    )
+    backbone: Backbone = BACKBONES.get(family).build(inner, request)
+    return backbone
+
+
+def _unknown(name: str, wanted: str) -> BackboneError:
+    known = dict.fromkeys(name for _, family in BACKBONES.items() for name in family.candidates())
+    return BackboneError(
+        f"unknown backbone {name!r}",
+        nearest(wanted, known) or "neither registered nor one of timm's models",
+        "see featprobe backbones ls",
+    )

@@ -1,0 +1,1 @@
+"""What all backbone families share, so that a family's own file holds only what is special about it."""

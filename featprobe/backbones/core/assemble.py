@@ -1,0 +1,229 @@
+"""From a blueprint to a backbone: build the architecture, read the weights, prove that they fit, load them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import timm
+import torch
+
+from featprobe.backbones.core import fit as fitting
+from featprobe.backbones.core import hub
+from featprobe.backbones.core.files import Checkpoint, read_checkpoint
+from featprobe.backbones.core.info import PRETRAINED, RANDOM, BackboneInfo, LoadRequest
+from featprobe.backbones.core.model import Backbone, Resize, check_poolings
+from featprobe.backbones.core.survey import Survey, create, survey
+from featprobe.errors import BackboneError
+from featprobe.registry import BACKBONES
+
+# timm's converters from a project's own key names to timm's, by the names it gives them.
+_CONVERTERS: Final = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
+_PREFIX_TOKENS: Final = 5
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """What a family knows about one backbone beyond its `info`.
+
+    `packaged`: pretrained weights that lie in an installed package, else they come from timm's hub.
+    `rename`: from a project's own key names to timm's, applied to every file. `resize`: adapts the model to
+    an image size where timm's way is not the published one.
+    """
+
+    info: BackboneInfo
+    numerics: int
+    packaged: Callable[[], Path] | None = None
+    rename: Callable[[Tensors], Tensors] | None = None
+    resize: Resize | None = None
+
+
+def deepened(info: BackboneInfo) -> dict[str, Any]:
+    """The fields of BackboneInfo that cost a dry run: parameters (without a classifier) and dims."""
+    facts = survey(info.architecture)
+    return {
+        "parameters": facts.parameters,
+        "dims": {pooling: facts.dims[pooling] for pooling in info.poolings},
+    }
+
+
+def assemble(blueprint: Blueprint, request: LoadRequest) -> Backbone:
+    """The backbone of `blueprint` with the weights of `request`, frozen, in eval mode, on the CPU.
+
+    The global random state is left as it was. Raises BackboneError where weights can't be had or don't fit,
+    a pooling does not exist or an image size can't be taken.
+    """
+    info = blueprint.info
+    facts = survey(info.architecture)
+    poolings = tuple(request.poolings) or (info.default_pooling,)
+    check_poolings(info, poolings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed if request.weights == RANDOM else 0)
+        model = create(info.architecture)
+    loaded = _Loaded({}, (), (), ())
+    if request.weights != RANDOM:
+        loaded = _fitted(_checkpoint(blueprint, request), blueprint, facts, model, poolings, request.weights)
+        model.load_state_dict(loaded.tensors, strict=False)
+    state = model.state_dict()
+    hashed = facts.on_path - frozenset(loaded.missing)
+    backbone = Backbone(
+        model,
+        info=info,
+        survey=facts,
+        resize=blueprint.resize or _timm_resize,
+        weights_sha256=fitting.tensors_sha256({name: state[name] for name in hashed}),
+        weights_label=_label(request.weights),
+        numerics=blueprint.numerics,
+        missing=loaded.missing,
+        unexpected=loaded.unexpected,
+        notes=(*info.notes, *loaded.notes),
+    )
+    backbone.eval().requires_grad_(requires_grad=False)
+    backbone.prepare(request.image_size)
+    return backbone
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    tensors: Tensors
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _timm_resize(model: Any, size: tuple[int, int]) -> None:
+    model.set_input_size(img_size=size)
+
+
+def _label(weights: str) -> str:
+    if weights in {PRETRAINED, RANDOM}:
+        return weights
+    path = Path(weights)
+    return path.name if path.stem in {PRETRAINED, RANDOM} else path.stem
+
+
+def _checkpoint(blueprint: Blueprint, request: LoadRequest) -> Checkpoint:
+    name = blueprint.info.name
+    if request.weights != PRETRAINED:
+        return read_checkpoint(Path(request.weights).expanduser(), name=name)
+    if blueprint.packaged is not None:
+        return read_checkpoint(blueprint.packaged())
+    repository = _repository(blueprint.info)
+    path = hub.fetch(repository, name=name, offline=request.offline, announce=request.announce)
+    return read_checkpoint(path)
+
+
+def _repository(info: BackboneInfo) -> str:
+    config = timm.models.get_pretrained_cfg(info.architecture)
+    repository = getattr(config, "hf_hub_id", None)
+    if not repository:
+        where = getattr(config, "url", "")
+        raise BackboneError(
+            f"{info.name} has no pretrained weights that featprobe can fetch",
+            f"its authors keep them at {where}" if where else "timm lists none for this architecture",
+            f"give a file with --weights {info.name}=FILE, or type --weights random",
+        )
+    return str(repository)
+
+
+def _fitted(
+    checkpoint: Checkpoint,
+    blueprint: Blueprint,
+    facts: Survey,
+    model: Any,
+    poolings: Sequence[str],
+    weights: str,
+) -> _Loaded:
+    tensors, notes = _renamed(checkpoint, blueprint, facts, model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    fit = fitting.compare(shapes, facts)
+    name = blueprint.info.name
+    fitting.require(
+        fit,
+        facts,
+        shapes,
+        poolings=poolings,
+        source="what the hub holds" if weights == PRETRAINED else f"the weights file {Path(weights).name}",
+        name=name,
+        likely=[other for other in _look_alikes(checkpoint.tensors) if other != name],
+        file=weights,
+    )
+    absent = sorted(facts.on_path & {*fit.missing, *fit.reshaped})
+    unexpected = (*fit.heads, *fit.unexpected)
+    if absent:
+        notes = (
+            *notes,
+            f"{len(absent)} tensors that {', '.join(poolings)} does not read are not in the weights",
+        )
+    if unexpected:
+        notes = (
+            *notes,
+            f"{len(unexpected)} tensors of the weights were left out: {', '.join(unexpected[:6])}",
+        )
+    return _Loaded({tensor: tensors[tensor] for tensor in fit.fitting}, tuple(absent), unexpected, notes)
+
+
+def _renamed(
+    checkpoint: Checkpoint, blueprint: Blueprint, facts: Survey, model: Any
+) -> tuple[Tensors, tuple[str, ...]]:
+    tensors = dict(checkpoint.tensors)
+    if blueprint.rename is not None:
+        tensors = blueprint.rename(tensors)
+    fit = fitting.compare({name: tuple(tensor.shape) for name, tensor in tensors.items()}, facts)
+    if not fit.unexpected and not fit.reshaped and not (facts.on_path & set(fit.missing)):
+        return tensors, checkpoint.notes
+    converted = _converted(tensors, model)
+    if converted is None or set(converted) == set(tensors):
+        return tensors, checkpoint.notes
+    return converted, (*checkpoint.notes, "key names were converted to timm's")
+
+
+def _converted(tensors: Tensors, model: Any) -> Tensors | None:
+    module = sys.modules[type(model).__module__]
+    converter = next((getattr(module, name) for name in _CONVERTERS if hasattr(module, name)), None)
+    if converter is None:
+        return None
+    try:
+        converted: Tensors = _call(converter, dict(tensors), model)
+    except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        # A converter that stumbles over the file says only that the file is of another architecture.
+        return None
+    # timm resamples patches and positions of another size without a word; here they stay what they are, and
+    # the comparison of shapes refuses them.
+    return {
+        name: tensors[name] if name in tensors and _resampled(tensors[name], tensor) else tensor
+        for name, tensor in converted.items()
+    }
+
+
+def _resampled(before: torch.Tensor, after: torch.Tensor) -> bool:
+    if before.numel() == after.numel():
+        return False
+    # Class and register tokens may be split off a position embedding; its grid must not change.
+    return (
+        before.ndim != 3
+        or before.ndim != after.ndim
+        or abs(before.shape[1] - after.shape[1]) > _PREFIX_TOKENS
+    )
+
+
+def _call(converter: Callable[..., Any], tensors: Tensors, model: Any) -> Any:
+    try:
+        return converter(tensors, model)
+    except TypeError:
+        return converter(tensors)
+
+
+def _look_alikes(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Registered names whose telling tensor, as their family states it, is in the file."""
+    return [
+        name
+        for _, family in BACKBONES.items()
+        for name, tells in getattr(family, "signatures", {}).items()
+        if any(tensor in tensors and tuple(tensors[tensor].shape) == shape for tensor, shape in tells.items())
+    ]

@@ -1,0 +1,177 @@
+"""The backbone as the rest of featprobe sees it: images in, embeddings out, and everything a recipe needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from featprobe.backbones.core.info import BackboneInfo
+from featprobe.backbones.core.rules import resolve_rule
+from featprobe.backbones.core.survey import Survey, check_image_size, pool, size_text
+from featprobe.errors import BackboneError, nearest
+from featprobe.records import Preprocessing
+
+Resize = Callable[[Any, tuple[int, int]], None]
+
+
+class Backbone(nn.Module):
+    """A backbone with its weights.
+
+    `weights_sha256` covers the given tensors that some pooling reads, before any adaptation to an image
+    size. `weights_label`: "pretrained", "random" or the file's name without folder and suffix. `missing`
+    and `unexpected`: tensors that the architecture has and the weights lack, and the reverse. `numerics`
+    is raised when the family's reference values change. `poolings` are those whose tensors are all there.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        info: BackboneInfo,
+        survey: Survey,
+        resize: Resize,
+        weights_sha256: str,
+        weights_label: str,
+        numerics: int,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.info, self.name, self.architecture = info, info.name, info.architecture
+        self.weights_sha256, self.weights_label, self.numerics = weights_sha256, weights_label, numerics
+        self.missing, self.unexpected, self.notes = tuple(missing), tuple(unexpected), tuple(notes)
+        absent = frozenset(self.missing)
+        self.poolings = tuple(p for p in info.poolings if not survey.reads[p] & absent)
+        self.image_size = survey.image_size
+        self._survey, self._resize = survey, resize
+        self._wanted_size: int | None = None
+        self._native: dict[str, torch.Tensor] = {}
+        self._trained = False
+        hooks: Any = self
+        hooks.register_load_state_dict_post_hook(_mark_trained)
+
+    def prepare(self, image_size: int | None) -> None:
+        """Make `image_size` (pixels; None: the default rule's) the size that `preprocessing` gives."""
+        self._wanted_size = image_size
+        self.set_image_size(self.preprocessing().image_size)
+
+    def preprocessing(
+        self, rule: str | None = None, *, image_size: int | None = None, fit: str | None = None
+    ) -> Preprocessing:
+        """What an image must become: `rule` ("native", "authors" where published, "common"; None: the default).
+
+        `image_size` (pixels; None: what `load` was given, else the rule's) and `fit` ("crop", "pad",
+        "squash") are put on top. BackboneError for a size that the architecture can't take.
+        """
+        size = self._wanted_size if image_size is None else image_size
+        resolved = resolve_rule(self.info, rule, image_size=size, fit=fit)
+        check_image_size(self.name, self.architecture, resolved.image_size)
+        return resolved
+
+    def dim(self, pooling: str) -> int:
+        """D of the embeddings under `pooling`."""
+        self._check_poolings((pooling,))
+        return self._survey.dims[pooling]
+
+    def canonical(self, pooling: str) -> str:
+        """The name under which `pooling` is stored: for feature maps `mean` means `gap`."""
+        self._check_poolings((pooling,))
+        return "gap" if pooling == "mean" and "gap" in self.info.poolings else pooling
+
+    def forward(self, images: torch.Tensor, poolings: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Pooling -> float32 [B, D] for `images` [B, 3, H, W], from one pass; differentiable.
+
+        The model adapts itself to the images' size where it is built for one (see `set_image_size`).
+        """
+        self._check_poolings(poolings)
+        if self._survey.fixed:
+            self._trained = self._trained or (torch.is_grad_enabled() and self._learns())
+            self.set_image_size((int(images.shape[2]), int(images.shape[3])))
+        features = self.model.forward_features(images)
+        return {pooling: pool(self.model, self._survey.layout, features, pooling) for pooling in poolings}
+
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        """Adapt position embeddings and windows to images of `size` (height, width), from the loaded weights.
+
+        Each size is derived on the CPU from what was loaded, never from an earlier adaptation, so neither
+        the order of sizes nor the device leaves a trace. Refused once trained weights are in: they belong to
+        the size they were trained at.
+        """
+        if not self._survey.fixed or size == self.image_size:
+            return
+        check_image_size(self.name, self.architecture, size)
+        if self._trained:
+            raise BackboneError(
+                f"{self.name} was trained at {size_text(self.image_size)} pixels and is given {size_text(size)}",
+                "the position embedding would lose what it learned",
+                f"use one image size: --image-size {self.image_size[0]}",
+            )
+        device = next(self.model.parameters()).device
+        self.model.cpu()
+        self._adapt(size)
+        self.model.to(device)
+
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.model.parameters())
+
+    def _adapt(self, size: tuple[int, int]) -> None:
+        native = self._survey.image_size
+        # Tensors made in inference mode could never be trained, and autocast would round the positions.
+        with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            if self.image_size != native:
+                self.model.set_input_size(img_size=native)
+                self.model.load_state_dict(self._native, strict=False)
+            if size != native:
+                before = self.model.state_dict(keep_vars=True)
+                self._resize(self.model, size)
+                after = self.model.state_dict(keep_vars=True)
+                self._native = {
+                    name: value.detach().clone() for name, value in before.items() if after[name] is not value
+                }
+        self.image_size = size
+
+    def _check_poolings(self, poolings: Sequence[str]) -> None:
+        check_poolings(self.info, poolings)
+        for pooling in poolings:
+            if pooling not in self.poolings:
+                lacking = sorted(self._survey.reads[pooling] & frozenset(self.missing))
+                raise BackboneError(
+                    f"the weights of {self.name} don't reach the pooling {pooling!r}",
+                    f"they lack {len(lacking)} tensors of it, such as {lacking[0]}",
+                    f"type --pooling {self.poolings[0]}, or give weights that hold them",
+                )
+
+
+def _mark_trained(backbone: Backbone, _keys: object) -> None:
+    backbone._trained = True  # noqa: SLF001 - the hook is this class's own
+
+
+def check_poolings(info: BackboneInfo, poolings: Sequence[str]) -> None:
+    """BackboneError that names the poolings of `info` unless all of `poolings` are among them."""
+    for pooling in poolings:
+        if pooling not in info.poolings:
+            hint = nearest(pooling, info.poolings)
+            raise BackboneError(
+                f"{info.name} has no pooling {pooling!r}",
+                f"it has {', '.join(info.poolings)}{'; ' + hint if hint else ''}",
+                f"type --pooling {info.default_pooling}",
+            )
+
+
+class Pooled(nn.Module):
+    """A backbone with one pooling: images [B, 3, H, W] -> embeddings float32 [B, D], for training heads on it."""
+
+    def __init__(self, backbone: Backbone, pooling: str) -> None:
+        super().__init__()
+        self.backbone, self.pooling = backbone, pooling
+        self.dim = backbone.dim(pooling)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 [B, D]."""
+        embeddings: dict[str, torch.Tensor] = self.backbone(images, (self.pooling,))
+        return embeddings[self.pooling]

@@ -1,0 +1,150 @@
+"""DINOv2 as its authors run it: their names, their 256 -> 224 evaluation, their interpolation of positions.
+
+Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024 (arXiv 2304.07193);
+the models with registers: Darcet et al., ICLR 2024 (arXiv 2309.16588).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from featprobe.backbones.core.info import BackboneInfo, LoadRequest
+from featprobe.backbones.core.rules import crop, with_common
+from featprobe.registry import BACKBONES
+
+if TYPE_CHECKING:
+    import torch
+
+    from featprobe.backbones.core.model import Backbone
+
+_SIZES: Final = {"s": ("small", 384), "b": ("base", 768), "l": ("large", 1024), "g": ("giant", 1536)}
+_REGISTERS: Final = "_reg"
+_GRID: Final = 37
+_OFFSET: Final = 0.1
+
+
+class DinoV2:
+    """`dinov2_vit{s,b,l,g}14` and the same with `_reg`, on timm's architectures."""
+
+    numerics = 1
+
+    def names(self) -> tuple[str, ...]:
+        """The eight names of the authors' hub."""
+        return tuple(f"dinov2_vit{size}14{registers}" for registers in ("", _REGISTERS) for size in _SIZES)
+
+    def accepts(self, name: str) -> bool:
+        """Whether `name` is one of them."""
+        return name in self.names()
+
+    def candidates(self) -> Iterable[str]:
+        """Every name that an error may suggest."""
+        return self.names()
+
+    @property
+    def signatures(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Name -> tensors that tell it apart: positions with the class token's, without it, and the authors' registers."""
+        tells: dict[str, dict[str, tuple[int, ...]]] = {}
+        for size, (_, width) in _SIZES.items():
+            tells[f"dinov2_vit{size}14"] = {"pos_embed": (1, _GRID**2 + 1, width)}
+            tells[f"dinov2_vit{size}14_reg"] = {
+                "reg_token": (1, 4, width),
+                "register_tokens": (1, 4, width),
+            }
+        return tells
+
+    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
+        """What is known about `name`; `deep` adds parameters and dims."""
+        import dataclasses
+
+        size, registers = _parsed(name)
+        kind = "reg4_" if registers else ""
+        info = BackboneInfo(
+            name=name,
+            family="dinov2",
+            architecture=f"vit_{_SIZES[size][0]}_patch14_{kind}dinov2.lvd142m",
+            licence="Apache-2.0",
+            citation=(
+                "Darcet et al., Vision Transformers Need Registers, ICLR 2024 (arXiv 2309.16588)"
+                if registers
+                else "Oquab et al., DINOv2, TMLR 2024 (arXiv 2304.07193)"
+            ),
+            weights_source=f"hub: timm/vit_{_SIZES[size][0]}_patch14_{kind}dinov2.lvd142m (LVD-142M, by Meta AI)",
+            poolings=("cls", "mean", "cls+mean"),
+            default_pooling="cls",
+            rules=with_common({"native": crop(518, 518), "authors": crop(256, 224)}),
+            default_rule="authors",
+            notes=("positions are interpolated as in the authors' code, once per image size",),
+        )
+        if not deep:
+            return info
+        from featprobe.backbones.core.assemble import deepened
+
+        return dataclasses.replace(info, **deepened(info))
+
+    def build(self, name: str, request: LoadRequest) -> Backbone:
+        """The backbone with its weights; takes timm's files and the authors' own `.pth`."""
+        from featprobe.backbones.core.assemble import Blueprint, assemble
+
+        _, registers = _parsed(name)
+        blueprint = Blueprint(
+            info=self.describe(name),
+            numerics=self.numerics,
+            resize=_resize_registers if registers else _resize_plain,
+        )
+        return assemble(blueprint, request)
+
+
+def _parsed(name: str) -> tuple[str, bool]:
+    match = re.fullmatch(rf"dinov2_vit([{''.join(_SIZES)}])14({_REGISTERS})?", name)
+    assert match is not None
+    return match.group(1), match.group(2) is not None
+
+
+def resample_positions(
+    positions: torch.Tensor, grid: tuple[int, int], *, prefix: int, antialias: bool, offset: float
+) -> torch.Tensor:
+    """`positions` [1, prefix + G * G, D] for another patch grid: [1, prefix + h * w, D], float32, bicubic.
+
+    As `interpolate_pos_encoding` of the authors' code (facebookresearch/dinov2). The plain models were
+    evaluated with `offset` 0.1, which enters the scale factor ((h + 0.1) / G) and shifts every sample by a
+    fraction of a patch, and without antialiasing; the models with registers with antialiasing and the
+    target size alone. A grid equal to the stored one is returned as it is.
+    """
+    import torch
+
+    fixed, patches = positions[:, :prefix].float(), positions[:, prefix:].float()
+    side = round(patches.shape[1] ** 0.5)
+    if grid == (side, side):
+        return positions
+    image = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    target: dict[str, Any] = {"size": grid}
+    if offset:
+        target = {"scale_factor": tuple((cells + offset) / side for cells in grid)}
+    scaled = torch.nn.functional.interpolate(image, mode="bicubic", antialias=antialias, **target)
+    assert scaled.shape[2:] == grid
+    return torch.cat([fixed, scaled.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _resize_plain(model: Any, size: tuple[int, int]) -> None:
+    _resize(model, size, antialias=False, offset=_OFFSET)
+
+
+def _resize_registers(model: Any, size: tuple[int, int]) -> None:
+    _resize(model, size, antialias=True, offset=0.0)
+
+
+def _resize(model: Any, size: tuple[int, int], *, antialias: bool, offset: float) -> None:
+    import torch
+
+    stored = model.pos_embed.detach()
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    model.set_input_size(img_size=size)
+    resampled = resample_positions(
+        stored, tuple(model.patch_embed.grid_size), prefix=prefix, antialias=antialias, offset=offset
+    )
+    model.pos_embed = torch.nn.Parameter(resampled, requires_grad=model.pos_embed.requires_grad)
+
+
+BACKBONES.register("dinov2")(DinoV2())

@@ -1,0 +1,109 @@
+"""Every architecture of timm under its own name, `NAME` or `NAME.TAG`, or `timm:NAME` where a registered name hides it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from featprobe.backbones.core.info import BackboneInfo, LoadRequest
+from featprobe.backbones.core.rules import with_common
+from featprobe.records import Preprocessing
+from featprobe.registry import BACKBONES
+
+if TYPE_CHECKING:
+    from featprobe.backbones.core.model import Backbone
+
+
+class Timm:
+    """timm's models, with the preprocessing that their weights' configuration names."""
+
+    numerics = 1
+
+    def names(self) -> tuple[str, ...]:
+        """None is registered by name: all of timm is there without being listed."""
+        return ()
+
+    def accepts(self, name: str) -> bool:
+        """Whether timm has the architecture, and the tag where one is given."""
+        import timm
+
+        architecture, _, tag = name.partition(".")
+        return bool(timm.is_model(architecture)) and (not tag or name in self._tagged(architecture))
+
+    def candidates(self) -> Iterable[str]:
+        """Every architecture, and every tag of pretrained weights."""
+        import timm
+
+        return [*timm.list_models(), *timm.list_pretrained()]
+
+    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
+        """What is known about `name`, from timm's configuration and a dry run; `deep` adds parameters and dims."""
+        import timm
+
+        from featprobe.backbones.core.assemble import deepened
+        from featprobe.backbones.core.survey import survey
+
+        config = timm.models.get_pretrained_cfg(name)
+        native, notes = _native(config)
+        facts = survey(name)
+        repository = getattr(config, "hf_hub_id", None)
+        paper = getattr(config, "paper_ids", None) or getattr(config, "origin_url", None)
+        info = BackboneInfo(
+            name=self._shown(name),
+            family="timm",
+            architecture=name,
+            licence=getattr(config, "license", None) or "see its source",
+            citation=str(paper) if paper else "see its page on timm's hub",
+            weights_source=f"hub: {repository}" if repository else "none that featprobe can fetch",
+            poolings=facts.poolings,
+            default_pooling=facts.default_pooling,
+            rules=with_common({"native": native}),
+            notes=notes,
+        )
+        return dataclasses.replace(info, **deepened(info)) if deep else info
+
+    def build(self, name: str, request: LoadRequest) -> Backbone:
+        """The backbone with its weights."""
+        from featprobe.backbones.core.assemble import Blueprint, assemble
+
+        return assemble(Blueprint(info=self.describe(name), numerics=self.numerics), request)
+
+    @staticmethod
+    def _tagged(architecture: str) -> list[str]:
+        import timm
+
+        return [str(name) for name in timm.list_pretrained(f"{architecture}.*")]
+
+    @staticmethod
+    def _shown(name: str) -> str:
+        hidden = any(name in family.names() for _, family in BACKBONES.items())
+        return f"timm:{name}" if hidden else name
+
+
+def _native(config: Any) -> tuple[Preprocessing, tuple[str, ...]]:
+    """The evaluation preprocessing of timm, at the test size of the weights, as resolved numbers."""
+    import timm
+
+    data: Any = timm.data
+    values = data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {}, use_test_size=True)
+    height, width = (int(side) for side in values["input_size"][1:])
+    percent, mode = values["crop_pct"], values["crop_mode"]
+    notes: tuple[str, ...] = ()
+    if mode != "center" and not (mode == "squash" and percent == 1.0):
+        notes = (f"timm's crop mode {mode!r} at {percent:g} is approximated without its margin",)
+    cropped = mode == "center" and height == width
+    rule = Preprocessing(
+        image_size=(height, width),
+        fit="crop" if cropped else {"border": "pad"}.get(mode, "squash"),
+        resize=math.floor(height / percent) if cropped else None,
+        interpolation=values["interpolation"],
+        mean=tuple(float(value) for value in values["mean"]),
+        std=tuple(float(value) for value in values["std"]),
+        pad_value=round(255 * sum(values["mean"]) / len(values["mean"])) if mode == "border" else 0,
+    )
+    return rule, notes
+
+
+BACKBONES.register("timm")(Timm())

@@ -1,0 +1,88 @@
+"""One embedding table for other tools: NumPy or Parquet, readable without featprobe and without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featprobe.cache.disk import output_error
+from featprobe.cache.packing import TEMPORARY
+from featprobe.cache.store import Cache
+from featprobe.errors import ConfigError
+from featprobe.records import EmbeddingTable, texts
+
+
+def export(path: Path, pooling: str, target: Path, *, layer: str = "") -> Path:
+    """Write the embeddings [N, D] and what is known of each image to `target`, .npz or .parquet.
+
+    .npz: embeddings, id, path, label, label_names, group, case, split, sha256 and, as single texts, dataset,
+    pooling, layer, recipe, fingerprint. .parquet: one row per image with id, path, label, label_name, group,
+    case, split, e0 ... e(D-1). Raises ConfigError on another suffix, CacheError as `Cache.read`, OutputError.
+    """
+    writers = {".npz": _write_npz, ".parquet": _write_parquet}
+    if target.suffix not in writers:
+        raise ConfigError(
+            f"{target} has the suffix {target.suffix!r}",
+            f"embeddings are exported to {' or '.join(writers)}",
+            f"type: featprobe cache export --out {target.with_suffix('.npz')}",
+        )
+    table = Cache(path.parent.parent).read(path, pooling, layer=layer)
+    temporary = target.with_name(target.name + TEMPORARY)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        writers[target.suffix](temporary, table)
+        temporary.replace(target)
+    except OSError as error:
+        raise output_error(target, error.strerror or str(error), 2 * table.embeddings.nbytes) from error
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{error.object!r} is no Unicode text", "Parquet holds nothing else", "export to .npz"
+        ) from error
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
+    return target
+
+
+def _write_npz(target: Path, table: EmbeddingTable) -> None:
+    samples = table.samples
+    with target.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            embeddings=table.embeddings,
+            id=samples.id,
+            path=samples.path,
+            label=samples.label,
+            label_names=texts(samples.label_names),
+            group=samples.group,
+            case=samples.case,
+            split=samples.split,
+            sha256=samples.sha256,
+            dataset=np.str_(table.dataset),
+            pooling=np.str_(table.pooling),
+            layer=np.str_(table.layer),
+            recipe=np.str_(table.recipe.to_json()),
+            fingerprint=np.str_(table.fingerprint),
+        )
+
+
+def _write_parquet(target: Path, table: EmbeddingTable) -> None:
+    samples = table.samples
+    names = np.array([*samples.label_names, ""], dtype=np.str_)[samples.label]
+    known = pd.DataFrame(
+        {
+            "id": samples.id.tolist(),
+            "path": samples.path.tolist(),
+            "label": samples.label,
+            "label_name": names.tolist(),
+            "group": samples.group.tolist(),
+            "case": samples.case.tolist(),
+            "split": samples.split.tolist(),
+        }
+    )
+    columns = [f"e{number}" for number in range(table.embeddings.shape[1])]
+    values = pd.DataFrame(table.embeddings, columns=pd.Index(columns))
+    pd.concat([known, values], axis=1).to_parquet(target, index=False)

@@ -1,0 +1,109 @@
+"""A finished file is written whole beside its place, sealed, and only then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+
+from featprobe.cache.disk import output_error, reserve, sync_folder
+from featprobe.cache.layout import Metadata, first_line, write_metadata
+from featprobe.cache.sealing import USER_BLOCK, seal
+from featprobe.records import AnyArray, Samples, canonical_json
+
+CHUNK_ROWS: Final = 256
+BLOCK_ROWS: Final = 16 * CHUNK_ROWS
+"""Rows in memory at a time; whole chunks, so that each is written once."""
+
+TEMPORARY: Final = ".tmp"
+
+
+def packed_size(metadata: Metadata, dims: Mapping[str, int]) -> int:
+    """Bytes that a finished file will take at most (its embeddings with their checksums, its text)."""
+    rows, itemsize = len(metadata.samples), np.dtype(metadata.header.recipe.storage).itemsize
+    columns = [getattr(metadata.samples, name) for name in Samples.TEXT_COLUMNS]
+    columns += list(metadata.samples.columns.values())
+    text = sum(int(np.char.str_len(column).sum()) * 4 + 64 * len(column) for column in columns)
+    text += sum(len(part) for part in metadata.quarantine.reason.tolist()) * 4 + 512 * len(
+        metadata.quarantine
+    )
+    embeddings = sum((rows + CHUNK_ROWS) * dim * itemsize for dim in dims.values())
+    return int(1.02 * (embeddings + text)) + 1_000_000
+
+
+def write_whole(target: Path, metadata: Metadata, fill: Callable[[Any], None], size: int) -> Path:
+    """Write `target` with `fill(group embeddings)` under a temporary name, sealed; returns that name.
+
+    `size`: bytes to make sure of first. OutputError where the disk is full or fails; nothing is then left.
+    """
+    temporary = target.with_name(target.name + TEMPORARY)
+    try:
+        reserve(temporary, size)
+        with h5py.File(temporary, "w", locking=False, userblock_size=USER_BLOCK) as file:
+            write_metadata(file, metadata)
+            fill(file.create_group("embeddings"))
+        seal(temporary)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, (OSError, RuntimeError)):
+            raise output_error(target, first_line(error), size) from error
+        raise
+    return temporary
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Rename a finished file; whoever reads the old one goes on reading the old one."""
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        raise output_error(target, error.strerror or str(error), 0) from error
+    sync_folder(target.parent)
+
+
+def write_embeddings(
+    group: Any,
+    key: str,
+    shape: tuple[int, int],
+    dtype: str,
+    blocks: Iterator[AnyArray],
+    environment: Mapping[str, Any],
+) -> None:
+    """One dataset [N, D] from `blocks` of BLOCK_ROWS rows (the last may be shorter), checksummed by chunk."""
+    rows, dim = shape
+    dataset = group.create_dataset(
+        key,
+        shape=shape,
+        dtype=np.dtype(dtype).newbyteorder("<"),
+        chunks=(min(CHUNK_ROWS, rows), dim),
+        fletcher32=True,
+    )
+    digest, start = hashlib.sha256(), 0
+    for block in blocks:
+        values = np.ascontiguousarray(block, dtype=dataset.dtype)
+        dataset[start : start + len(values)] = values
+        digest.update(values.tobytes())
+        start += len(values)
+    if start != rows:
+        raise ValueError(f"{key}: {start} rows were given for {rows}")
+    dataset.attrs["rows"] = rows
+    dataset.attrs["complete"] = True
+    dataset.attrs["sha256"] = digest.hexdigest()
+    dataset.attrs["environment"] = canonical_json(dict(environment))
+
+
+def copy_embeddings(source: Any, key: str, group: Any) -> None:
+    """Take the dataset over as it is, chunk checksums and SHA-256 included, so that damage stays visible."""
+    parent = group.require_group(key.rpartition("/")[0]) if "/" in key else group
+    source.file.copy(source, parent, name=key.rpartition("/")[2])
+
+
+def content_sha256(dataset: Any) -> str:
+    """SHA-256 over the values of a dataset [N, D], little-endian, row by row; reads every chunk."""
+    digest = hashlib.sha256()
+    for start in range(0, dataset.shape[0], BLOCK_ROWS):
+        digest.update(np.ascontiguousarray(dataset[start : start + BLOCK_ROWS]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,12 @@
+"""Trains heads and whole backbones, so that fine-tuned models end in the same predictions as frozen ones.
+
+This file is light: torch is imported by `featprobe.heads.training` (`train_fold`) and
+`featprobe.heads.inference` (`predict`), which a caller imports where it trains.
+"""
+
+from __future__ import annotations
+
+from featprobe.heads.recipe import HEADS_NUMERICS, MODES, MONITORS, TrainingRecipe
+from featprobe.heads.sources import BatchSource, Progress
+
+__all__ = ["HEADS_NUMERICS", "MODES", "MONITORS", "BatchSource", "Progress", "TrainingRecipe"]

@@ -1,0 +1,105 @@
+"""Turns a trained model into predictions, the record in which it meets the frozen probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featprobe.errors import ProbeError
+from featprobe.heads.arithmetic import autocast, check_precision, machine
+from featprobe.heads.model import Classifier
+from featprobe.heads.recipe import TrainingRecipe
+from featprobe.heads.sources import BatchSource
+from featprobe.records import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedHead:
+    """A trained model with the best epoch's weights, in evaluation mode.
+
+    `history`: one row per epoch as in `Progress.metrics`; `best_epoch` counts from 1. `trained` is False
+    where a finished checkpoint was taken over. `seconds`: spent training, resumed parts included.
+    `checkpoint`: best.safetensors; `notes`: what the console must say.
+    """
+
+    model: Classifier
+    recipe: TrainingRecipe
+    best_epoch: int
+    history: tuple[Mapping[str, float], ...]
+    stopped_early: bool
+    trained: bool
+    seconds: float
+    checkpoint: Path
+    notes: tuple[str, ...]
+
+
+def predict(
+    fitted: FittedHead,
+    test: BatchSource,
+    *,
+    device: torch.device | str,
+    precision: str | None = None,
+    batch_size: int | None = None,
+) -> FloatArray:
+    """Softmax probabilities, float64 [N, C], rows sum to 1, in the order of `test`.
+
+    `precision` and `batch_size` are the recipe's where None; the batch size changes nothing beyond
+    floating-point noise. Raises ProbeError where a score is not finite or an image is missing.
+    """
+    where = torch.device(device)
+    arithmetic = fitted.recipe.precision if precision is None else precision
+    size = fitted.recipe.batch_size if batch_size is None else batch_size
+    check_precision(where, arithmetic)
+    model = fitted.model.to(where).eval()
+    with machine(where, arithmetic, size):
+        scores = run_batches(model, test, where, precision=arithmetic, batch_size=size)
+    if not bool(torch.isfinite(scores).all()):
+        raise ProbeError(
+            "the trained model gives scores that are not finite",
+            f"precision {arithmetic}",
+            "type --precision fp32",
+        )
+    probabilities: FloatArray = torch.softmax(scores.double(), dim=1).numpy()
+    return probabilities
+
+
+def run_batches(
+    function: Callable[[Tensor], Tensor],
+    source: BatchSource,
+    device: torch.device,
+    *,
+    precision: str,
+    batch_size: int,
+) -> Tensor:
+    """`function` over all of `source` in its order, without augmentation or gradient: float32 [N, ...], CPU."""
+    order = np.arange(len(source.labels), dtype=np.int64)
+    results = []
+    with torch.no_grad():
+        for images, _ in paired(source, order, batch_size, augment_seed=None):
+            with autocast(device, precision):
+                results.append(function(images.to(device, non_blocking=True)).float())
+    return torch.cat(results).cpu() if results else torch.empty(0)
+
+
+def paired(
+    source: BatchSource, order: IntArray, batch_size: int, *, augment_seed: int | None
+) -> Iterator[tuple[Tensor, IntArray]]:
+    """(images, positions) per batch; ProbeError where the source gives other counts than asked for."""
+    given = 0
+    for images in source.batches(order, batch_size, augment_seed=augment_seed):
+        positions = order[given : given + batch_size]
+        if len(images) != len(positions):
+            break
+        yield images, positions
+        given += len(positions)
+    if given != len(order):
+        raise ProbeError(
+            f"an image after the first {given} of {len(order)} can't be read any more",
+            "every image could be read when this run began",
+            "see which it is with: featprobe inspect --data SPEC",
+        )

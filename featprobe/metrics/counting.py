@@ -1,0 +1,53 @@
+"""Weighted counts per class for all resamples at once: what the metrics of hard decisions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from featprobe.records import FloatArray, IntArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Element-wise quotient; NaN where the denominator is 0."""
+    result = np.full(np.broadcast(numerator, denominator).shape, np.nan)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result
+
+
+def mean_of_defined(values: FloatArray) -> FloatArray:
+    """Mean over the last axis without the NaN, [B]; NaN where nothing is defined."""
+    defined = np.isfinite(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(float))
+
+
+def class_counts(
+    y_true: IntArray, y_score: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Weight per class of (hits, true rows, predicted rows), each [B, C]; the prediction is the argmax."""
+    classes = np.arange(y_score.shape[1])
+    true = y_true[:, None] == classes
+    predicted = y_score.argmax(axis=1)[:, None] == classes
+    table = weights @ np.hstack([true & predicted, true, predicted]).astype(float)
+    hits, rows, calls = np.split(table, 3, axis=1)
+    return hits, rows, calls
+
+
+def one_versus_rest(
+    binary: Callable[[BoolArray, FloatArray, FloatArray], FloatArray],
+    y_true: IntArray,
+    y_score: FloatArray,
+    weights: FloatArray,
+) -> FloatArray:
+    """`binary(positive [N] bool, score [N], weights)` of class 1, or its mean over the classes if C > 2, [B].
+
+    A class counts in a resample in which both it and the rest have weight; NaN where none has.
+    """
+    if y_score.shape[1] == 2:
+        return binary(y_true == 1, y_score[:, 1], weights)
+    columns = [binary(y_true == c, y_score[:, c], weights) for c in range(y_score.shape[1])]
+    return mean_of_defined(np.stack(columns, axis=1))

@@ -1,0 +1,95 @@
+"""What every probe promises, so that a new one takes one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from featprobe.errors import ProbeError
+from featprobe.records import FloatArray, IntArray
+
+Parts = Sequence[tuple[IntArray, IntArray]]
+"""Pairs (fit, validate) of row positions."""
+
+
+class Model(Protocol):
+    """A fitted classifier over the K classes that occur in training."""
+
+    def predict_proba(self, X: FloatArray) -> FloatArray:
+        """Probabilities float64 [M, K] of X float64 [M, D]; rows sum to 1."""
+
+
+Fit = tuple[Model, dict[str, float], dict[float, float], tuple[str, ...]]
+"""(model, what was chosen, score per C, notes)."""
+
+
+class Probe(Protocol):
+    """A kind of classifier; members of the registry PROBES.
+
+    `describe`: one sentence for reports.
+    """
+
+    name: str
+    describe: str
+
+    def fit(self, X: FloatArray, y: IntArray, *, selection: Parts, calibration: Parts, seed: int) -> Fit:
+        """Choose on `selection`, refit on all of X [N, D], y [N] in 0..K-1 (every class occurs)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedProbe:
+    """A probe that is ready to predict.
+
+    `classes`: int [K], the classes that occurred in training, of `n_classes`. `chosen`: such as {"C": 0.01}.
+    `scores`: C -> mean validation score, higher is better. `notes`: what the report must say, such as a C at
+    the edge of the grid or a fit that did not converge. Pickles.
+    """
+
+    name: str
+    n_classes: int
+    n_features: int
+    classes: IntArray
+    model: Model
+    chosen: Mapping[str, float]
+    scores: Mapping[float, float]
+    notes: tuple[str, ...]
+
+    def predict_proba(self, X: npt.NDArray[np.floating]) -> FloatArray:
+        """Probabilities float64 [M, n_classes] of X float [M, D]; 0 for classes that training had not.
+
+        Raises ProbeError for another D or for values that are not finite.
+        """
+        table = np.ascontiguousarray(X, dtype=np.float64)
+        if table.ndim != 2 or table.shape[1] != self.n_features:
+            raise ProbeError(f"embeddings {table.shape} where the probe was fitted on [N, {self.n_features}]")
+        check_finite(table, "test")
+        result = np.zeros((len(table), self.n_classes))
+        if len(table):
+            result[:, self.classes] = self.model.predict_proba(table)
+        return result
+
+
+def check_finite(X: FloatArray, what: str) -> None:
+    """ProbeError that counts the rows of `X` [N, D] with values that are not finite."""
+    bad = ~np.isfinite(X).all(axis=1)
+    if bad.any():
+        raise ProbeError(
+            f"{int(bad.sum())} of {len(X)} {what} embeddings hold values that are not finite",
+            f"the first is row {int(bad.argmax())}",
+            "type: featprobe cache verify, or extract again with --precision fp32",
+        )
+
+
+def edge_note(chosen: float, grid: Sequence[float]) -> tuple[str, ...]:
+    """A note where C was chosen at an end of its grid."""
+    if chosen not in (grid[0], grid[-1]):
+        return ()
+    end = "strong" if chosen == grid[0] else "weak"
+    return (
+        f"C = {chosen:g} lies at the {end} end of its grid ({grid[0]:g} to {grid[-1]:g}): "
+        + ("the embedding says little about the labels" if end == "strong" else "a larger C might do better"),
+    )

@@ -1,0 +1,12 @@
+"""A comparison is worth what its reader understands: drawn as one offline page, as tables and as figures.
+
+The room only draws. Every number comes from `ReportContent`; curves and confusion matrices are counted from
+its predictions.
+"""
+
+from __future__ import annotations
+
+from featprobe.report.console import console_table
+from featprobe.report.page import write_report
+
+__all__ = ["console_table", "write_report"]

@@ -1,0 +1,78 @@
+"""What ROC curves and confusion matrices show is counted here, apart from how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from featprobe.records import FloatArray, IntArray
+
+Curve = tuple[FloatArray, FloatArray]
+MAX_GRID = 2000
+
+
+def roc(positive: np.typing.NDArray[np.bool_], score: FloatArray) -> Curve | None:
+    """(false positive rate, true positive rate), each [K], one point per distinct score and (0, 0) first.
+
+    `positive` [N], `score` [N], higher is more positive. Ties are one step, so the area is the Mann-Whitney
+    statistic with ties counted half. None where a class is absent.
+    """
+    order = np.argsort(-score, kind="stable")
+    hits = positive[order]
+    last_of_ties = np.append(np.diff(score[order]) != 0, True)
+    true, false = np.cumsum(hits)[last_of_ties], np.cumsum(~hits)[last_of_ties]
+    if not len(true) or not true[-1] or not false[-1]:
+        return None
+    return np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1])
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The vertical average (Fawcett 2006, algorithm 3): the mean true positive rate at each false positive rate.
+
+    Every curve is taken just before and just after each jump of any of them, so the area under the average is
+    the average of the areas. Above MAX_GRID jumps an even grid of that size stands in for them.
+    """
+    if len(curves) == 1:
+        return curves[0]
+    grid = np.unique(np.concatenate([fpr for fpr, _ in curves]))
+    if len(grid) > MAX_GRID:
+        grid = np.linspace(0.0, 1.0, MAX_GRID)
+    before = np.mean([_left_limit(curve, grid) for curve in curves], axis=0)
+    after = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
+    return np.repeat(grid, 2), np.column_stack([before, after]).ravel()
+
+
+def roc_of_system(rows: pd.DataFrame, classes: Sequence[str]) -> Curve | None:
+    """One system's curve from its rows of predictions (columns fold, y_true, y_score_<class>).
+
+    Two classes: the second is the positive one. More: the vertical average over classes, one against the
+    rest. Several folds: the vertical average of the folds' curves; their scores are never pooled.
+    """
+    asked = classes[1:] if len(classes) == 2 else classes
+    by_fold = []
+    for _, fold in rows.groupby("fold", sort=True):
+        truth = fold["y_true"].to_numpy(dtype=str)
+        curves = [roc(truth == name, fold[f"y_score_{name}"].to_numpy(dtype=np.float64)) for name in asked]
+        known = [curve for curve in curves if curve is not None]
+        if known:
+            by_fold.append(mean_curve(known))
+    return mean_curve(by_fold) if by_fold else None
+
+
+def confusion(rows: pd.DataFrame, classes: Sequence[str]) -> IntArray:
+    """int64 [C, C]: rows true, columns most probable class, summed over the folds; unlabelled rows left out."""
+    index = {name: i for i, name in enumerate(classes)}
+    truth = np.array([index.get(name, -1) for name in rows["y_true"]], dtype=np.int64)
+    said = rows[[f"y_score_{name}" for name in classes]].to_numpy(dtype=np.float64).argmax(axis=1)
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (truth[truth >= 0], said[truth >= 0]), 1)
+    return counts
+
+
+def _left_limit(curve: Curve, grid: FloatArray) -> FloatArray:
+    """The curve's height just before each grid point (0 before the first): where it jumps, the lower end."""
+    fpr, tpr = curve
+    mirrored = np.interp(-grid, -fpr[::-1], tpr[::-1])
+    return np.where(grid <= 0, 0.0, mirrored)

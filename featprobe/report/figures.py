@@ -1,0 +1,255 @@
+"""What a table hides, a figure shows: how sure a rank is, which errors are made, how classes lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from featprobe.records import EmbeddingMap, IntArray
+from featprobe.report import curves
+from featprobe.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, LIGHT, MARKERS, plain
+from featprobe.report.panels import Panel
+from featprobe.report.wording import (
+    MINUS,
+    in_sentence,
+    interval,
+    known_metric,
+    lower_is_better,
+    metric_label,
+    number,
+)
+
+WIDTH = 4.8
+MAX_CURVES = 8
+MAX_MATRICES = 8
+MAX_COUNTED_CLASSES = 12
+MAX_VECTOR_POINTS = 3000
+
+
+def forest(panel: Panel) -> Figure:
+    """The main metric of every system with its interval, best on top; names stand above their line.
+
+    Filled: among the systems that can't be told apart from the best.
+    """
+    names = {system: plain(system, 52) for system in panel.systems}
+    lines = max(name.count("\n") + 1 for name in names.values())
+    step = 0.27 + 0.145 * lines
+    figure = Figure(figsize=(WIDTH, 0.75 + step * len(panel.systems)))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    tested = panel.main in panel.tested
+    for position, system in enumerate(panel.systems):
+        _forest_row(axes, panel, system, -float(position), names[system], tested=tested)
+    top = panel.cells.get((panel.systems[0], panel.main))
+    if top is not None and math.isfinite(top.value) and len(panel.systems) > 1:
+        axes.axvline(top.value, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=0)
+    axes.set_ylim(-len(panel.systems) + 0.65, 0.3 + 0.2 * lines + 0.15)
+    axes.set_xlim(*_forest_limits(panel))
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    better = "lower is better" if lower_is_better(panel.main) else "higher is better"
+    axes.set_xlabel(f"{metric_label(panel.main)} ({better})")
+    if tested:
+        _forest_legend(axes, step * len(panel.systems))
+    return figure
+
+
+def _forest_row(axes: Axes, panel: Panel, system: str, y: float, name: str, *, tested: bool) -> None:
+    cell = panel.cells.get((system, panel.main))
+    colour, fill = (BLUE, BLUE) if cell is not None and (cell.best or not tested) else (GREY, "white")
+    labels: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "bottom"}
+    labels["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    weight = "bold" if cell is not None and cell.best else "normal"
+    axes.text(0.0, y + 0.2, name, ha="left", weight=weight, **labels)
+    if cell is None or not math.isfinite(cell.value):
+        axes.text(1.0, y + 0.2, "not defined", ha="right", color=GREY, **labels)
+        return
+    shown = f"{number(cell.value)} {interval(cell.low, cell.high)}"
+    axes.text(1.0, y + 0.2, shown, ha="right", weight=weight, **labels)
+    if math.isfinite(cell.low + cell.high):
+        axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+        axes.plot([cell.low, cell.high], [y, y], linestyle="", marker="|", markersize=6, color=colour)
+    axes.plot([cell.value], [y], marker="o", markersize=5.5, color=colour, markerfacecolor=fill)
+
+
+def _forest_limits(panel: Panel) -> tuple[float, float]:
+    cells = [
+        panel.cells[system, panel.main] for system in panel.systems if (system, panel.main) in panel.cells
+    ]
+    ends = [end for cell in cells for end in (cell.value, cell.low, cell.high) if math.isfinite(end)]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    margin = max(0.06 * (high - low), 0.01)
+    return low - margin, high + margin
+
+
+def _forest_legend(axes: Axes, height: float) -> None:
+    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5.5}
+    handles = [
+        Line2D([], [], color=BLUE, label="can't be told apart from the best", **dot),
+        Line2D([], [], color=GREY, markerfacecolor="white", label="behind the best", **dot),
+    ]
+    drop = -0.42 / height
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.0, drop),
+        ncols=2,
+        borderaxespad=0,
+        handletextpad=0.2,
+    )
+
+
+def roc(panel: Panel) -> Figure | None:
+    """One ROC curve per system, at most MAX_CURVES, best first; None where no curve is defined."""
+    figure = Figure(figsize=(WIDTH, WIDTH * 0.86))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    handles: list[Line2D] = []
+    for system in panel.systems:
+        rows = panel.predictions[panel.predictions["system"] == system]
+        curve = curves.roc_of_system(rows, panel.classes) if len(panel.classes) > 1 else None
+        if curve is None or len(handles) == MAX_CURVES:
+            continue
+        position = len(handles)
+        (line,) = axes.plot(
+            *curve, color=COLOURS[position], linestyle=DASHES[position % len(DASHES)], linewidth=1.4, zorder=3
+        )
+        line.set_label(f"{_area(panel, system)}{plain(system, 42)}")
+        handles.append(line)
+    if not handles:
+        return None
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (1, 2)))
+    axes.set(xlim=(-0.01, 1.0), ylim=(0.0, 1.01), aspect="equal")
+    axes.grid(color=LIGHT, linewidth=0.4)
+    axes.set_xlabel(f"False positive rate (1 {MINUS} specificity)")
+    axes.set_ylabel("True positive rate (sensitivity)")
+    legend = axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.0, -0.13),
+        handlelength=2.6,
+        borderpad=0,
+        borderaxespad=0,
+        alignment="left",
+    )
+    if _area(panel, panel.systems[0]):
+        legend.set_title("AUROC [interval], system")
+    return figure
+
+
+def _area(panel: Panel, system: str) -> str:
+    """The system's AUROC with interval from the estimates ("" where there is none)."""
+    for metric in panel.metrics:
+        cell = panel.cells.get((system, metric))
+        if known_metric(metric) == "auroc" and cell is not None:
+            return f"{number(cell.value)} {interval(cell.low, cell.high)}  "
+    return ""
+
+
+def matrices(panel: Panel) -> Figure | None:
+    """Confusion matrices of at most MAX_MATRICES systems, best first: counts over row-normalised colour."""
+    shown = panel.systems[:MAX_MATRICES]
+    if not len(panel.predictions) or len(panel.classes) < 2:
+        return None
+    small = len(panel.classes) <= 6
+    columns = min(2, len(shown)) if small else 1
+    titles = [plain(system, 32 if small else 64) for system in shown]
+    side, gap = (WIDTH / 2 - 0.4, 0.15) if small else (WIDTH - 1.2, 0.0)
+    pitch = side + 0.14 * max(title.count("\n") + 1 for title in titles) + 0.2
+    wide, high = columns * side + (columns - 1) * gap, math.ceil(len(shown) / columns) * pitch
+    figure = Figure(figsize=(wide, high))
+    for position, (system, title) in enumerate(zip(shown, titles, strict=True)):
+        row, column = divmod(position, columns)
+        place = (column * (side + gap) / wide, 1 - (row * pitch + pitch) / high, side / wide, side / high)
+        own = panel.predictions[panel.predictions["system"] == system]
+        axes = figure.add_axes(place)
+        _matrix(axes, curves.confusion(own, panel.classes), panel.classes)
+        axes.set_title(title, pad=4)
+        axes.tick_params(labelleft=column == 0, labelbottom=position + columns >= len(shown))
+    letters = 0.055 * _longest(panel.classes)
+    figure.supxlabel("Predicted class", y=-(0.66 * letters + 0.16) / high, va="top", fontsize=8)
+    figure.supylabel("True class", x=-(letters + 0.12) / wide, ha="right", fontsize=8)
+    return figure
+
+
+def _longest(classes: Sequence[str]) -> int:
+    return max(len(line) for name in classes for line in plain(name, 18).split("\n"))
+
+
+def _matrix(axes: Axes, counts: IntArray, classes: Sequence[str]) -> None:
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0, aspect="equal")
+    for edge in axes.spines.values():
+        edge.set_visible(True)
+        edge.set_color(LIGHT)
+    ticks = range(len(classes)) if len(classes) <= 40 else range(0)
+    names = [plain(classes[tick], 18) for tick in ticks]
+    axes.set_xticks(list(ticks), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(list(ticks), names)
+    axes.tick_params(length=0, labelsize=7 if len(classes) <= 20 else 5)
+    if len(classes) > MAX_COUNTED_CLASSES:
+        return
+    size = 8 if len(classes) <= 6 else 6
+    for (row, column), count in np.ndenumerate(counts):
+        ink = "white" if share[row, column] > 0.55 else INK
+        axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=size)
+
+
+def embedding(item: EmbeddingMap) -> Figure:
+    """The points of an embedding map by class; colour and marker both tell the class."""
+    figure = Figure(figsize=(WIDTH, WIDTH * 0.8))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    size = float(np.clip(2500 / max(len(item.xy), 1), 4, 22))
+    handles = []
+    for position in [*range(len(item.label_names)), -1]:
+        points = item.xy[item.label == position]
+        if not len(points):
+            continue
+        colour = COLOURS[position % len(COLOURS)] if position >= 0 else LIGHT
+        marker = MARKERS[(position + position // len(COLOURS)) % len(MARKERS)] if position >= 0 else "."
+        axes.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=size,
+            c=colour,
+            marker=marker,
+            linewidths=0,
+            alpha=0.75,
+            rasterized=len(item.xy) > MAX_VECTOR_POINTS,
+            zorder=1 if position < 0 else 2,
+        )
+        name = item.label_names[position] if position >= 0 else "no label"
+        label = plain(f"{name} ({len(points)})", 40)
+        handles.append(Line2D([], [], linestyle="", color=colour, marker=marker, markersize=5, label=label))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(f"{plain(item.method)}, first axis")
+    axes.set_ylabel("second axis")
+    axes.set_title(plain(item.title, 64))
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=_columns(handles),
+        borderaxespad=0,
+    )
+    return figure
+
+
+def _columns(handles: Sequence[Line2D]) -> int:
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    return max(1, min(4, 62 // (longest + 5)))
+
+
+def describe_forest(panel: Panel) -> str:
+    """The forest plot in words, for those who do not see it."""
+    rows = []
+    for system in panel.systems:
+        cell = panel.cells.get((system, panel.main))
+        if cell is not None:
+            rows.append(f"{system}: {number(cell.value)} {interval(cell.low, cell.high)}")
+    return f"Forest plot of {in_sentence(panel.main)} on {panel.title}, best first. {'; '.join(rows)}."

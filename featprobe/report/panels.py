@@ -1,0 +1,191 @@
+"""A reader looks at one data set at a time: what belongs to it, gathered and put in order once.
+
+A panel is one data set at one level (image or case); page, tables, figures and terminal all show panels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from featprobe.records import EmbeddingMap, ReportContent
+from featprobe.report.wording import LEVEL, METRICS, known_metric, lower_is_better, slug
+
+HEADLINE_FOLDS = ("mean", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One value with its interval; `best`: among the systems that can't be told apart from the best."""
+
+    value: float
+    low: float
+    high: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A paired comparison; `verdict` is "a", "b" (that one is ahead), "same" or "untested"."""
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_adjusted: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Panel:
+    """One data set at one level. `systems` and `metrics`: best first, main metric first.
+
+    `cells`: (system, metric) -> Cell. `headline`: the rows of `estimates` they come from. `tested`: metrics
+    with a known best set. `folds`: number of outer folds, 0 under the user's split.
+    """
+
+    dataset: str
+    level: str
+    slug: str
+    main: str
+    metrics: tuple[str, ...]
+    systems: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Cell]
+    tested: frozenset[str]
+    pairs: tuple[Pair, ...]
+    methods: tuple[str, ...]
+    headline: pd.DataFrame
+    predictions: pd.DataFrame
+    classes: tuple[str, ...]
+    maps: tuple[EmbeddingMap, ...]
+    findings: tuple[str, ...]
+    folds: int
+
+    @property
+    def title(self) -> str:
+        """The data set's name, with the level where it is not the image."""
+        return self.dataset if self.level == "image" else f"{self.dataset}, by {self.level}"
+
+    @property
+    def rows_word(self) -> str:
+        """What a test row is, in the plural."""
+        return f"{self.level}s"
+
+    def counts(self, column: str) -> list[int]:
+        """`n_train`, `n_test` or `n_groups` of every system."""
+        rows = self.headline.drop_duplicates("system").set_index("system")[column]
+        return [int(rows[system]) for system in self.systems]
+
+
+def panels(content: ReportContent) -> list[Panel]:
+    """The panels in the order in which the data sets first occur in the estimates, images before cases.
+
+    Raises ValueError where two headline rows have one data set, level, system and metric: `system` must name
+    what is compared.
+    """
+    rows = content.estimates[content.estimates["fold"].isin(HEADLINE_FOLDS)]
+    if rows.duplicated(["dataset", "level", "system", "metric"]).any():
+        raise ValueError(
+            "two headline rows of one system and metric: system names must tell all models apart"
+        )
+    taken: set[str] = set()
+    found: list[Panel] = []
+    for dataset in rows["dataset"].unique():
+        levels = rows.loc[rows["dataset"] == dataset, "level"].unique()
+        for position, level in enumerate(sorted(levels, key=lambda name: (name != "image", name))):
+            name = str(dataset) if level == "image" else f"{dataset}-{level}"
+            found.append(
+                _panel(content, rows, str(dataset), str(level), slug(name, taken), first=position == 0)
+            )
+    return found
+
+
+def pick(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows whose columns have these values; none where the frame lacks the columns."""
+    if not set(values) <= set(frame.columns):
+        return frame.iloc[:0]
+    keep = pd.Series(data=True, index=frame.index)
+    for column, value in values.items():
+        keep &= frame[column] == value
+    return frame[keep]
+
+
+def _panel(
+    content: ReportContent, rows: pd.DataFrame, dataset: str, level: str, name: str, *, first: bool
+) -> Panel:
+    headline = pick(rows, dataset=dataset, level=level)
+    metrics = _metric_order(headline, content.metric)
+    main = metrics[0]
+    best = pick(content.best, dataset=dataset, level=level)
+    marked = {(str(s), str(m)) for s, m in zip(best.get("system", ()), best.get("metric", ()), strict=True)}
+    cells = {
+        (row["system"], row["metric"]): Cell(
+            row["value"], row["ci_low"], row["ci_high"], (row["system"], row["metric"]) in marked
+        )
+        for row in headline.to_dict("records")
+    }
+    systems = tuple(str(system) for system in headline["system"].unique())
+    pairs = pick(content.comparisons, dataset=dataset, level=level, metric=main)
+    predictions = pick(content.predictions, dataset=dataset, level=level)
+    folds = headline.loc[headline["fold"] == "mean", "fold"]
+    return Panel(
+        dataset=dataset,
+        level=level,
+        slug=name,
+        main=main,
+        metrics=metrics,
+        systems=_best_first(systems, cells, main),
+        cells=cells,
+        tested=frozenset(metric for _, metric in marked) if len(systems) > 1 else frozenset(),
+        pairs=_pairs(pairs, main),
+        methods=tuple(str(m) for m in pairs["method"].unique()) if "method" in pairs else (),
+        headline=headline,
+        predictions=predictions,
+        classes=tuple(content.classes.get(dataset, ())),
+        maps=tuple(item for item in content.maps if item.dataset == dataset) if first else (),
+        findings=tuple(content.findings.get(dataset, ())) if first else (),
+        folds=int(predictions["fold"].nunique()) if len(folds) and len(predictions) else 0,
+    )
+
+
+def _metric_order(headline: pd.DataFrame, main: str) -> tuple[str, ...]:
+    order = list(METRICS)
+    names = [str(name) for name in headline["metric"].unique()]
+    known = [known_metric(name) for name in names]
+    rank = {n: order.index(k) if k in order else len(order) for n, k in zip(names, known, strict=True)}
+    return tuple(sorted(names, key=lambda name: (name != main, rank[name], name)))
+
+
+def _best_first(
+    systems: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], main: str
+) -> tuple[str, ...]:
+    sign = 1.0 if lower_is_better(main) else -1.0
+
+    def rank(system: str) -> tuple[float, str]:
+        cell = cells.get((system, main))
+        known = cell is not None and math.isfinite(cell.value)
+        return (sign * cell.value if cell is not None and known else math.inf, system)
+
+    return tuple(sorted(systems, key=rank))
+
+
+def _pairs(rows: pd.DataFrame, metric: str) -> tuple[Pair, ...]:
+    """The comparisons, clearest first."""
+    found = []
+    for row in rows.to_dict("records"):
+        difference, adjusted = float(row["difference"]), float(row["p_adjusted"])
+        if not math.isfinite(adjusted):
+            verdict = "untested"
+        elif adjusted >= LEVEL or difference == 0:
+            verdict = "same"
+        else:
+            verdict = "a" if (difference > 0) != lower_is_better(metric) else "b"
+        ends = (row["ci_low"], row["ci_high"], row["p_value"])
+        found.append(Pair(row["a"], row["b"], difference, *ends, adjusted, verdict))
+    return tuple(sorted(found, key=lambda pair: (-abs(pair.difference), pair.a, pair.b)))

@@ -1,0 +1,238 @@
+"""The one way in which featprobe resamples: whole groups, the same draw for every system and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from featprobe.records import AnyArray, FloatArray, IntArray, Predictions, Samples
+
+THIN: Final = 10
+"""Below this many groups of a class it is resampled within strata, so that it never drops out."""
+
+CHUNK: Final = 2_000_000
+"""Weights that are held at a time: 16 MB, whatever the number of rows and resamples."""
+
+
+class Metric(Protocol):
+    """What the statistics must know about a metric; see `featprobe.metrics.Metric`."""
+
+    name: str
+    higher_is_better: bool
+    upper: float
+    needs_classes: bool
+    proportion: bool
+
+    def __call__(self, y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
+        """Value per row of `weights`, [B]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """How rows hang together: `unit` int [N] in 0..G-1 of each row, `stratum` int [G] of each unit."""
+
+    unit: IntArray
+    stratum: IntArray
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom: units less strata, the convention of survey statistics."""
+        return len(self.stratum) - len(np.unique(self.stratum))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """The test rows of one fold in the order of their ids, and how they are resampled.
+
+    `plain` resamples all units alike, `stratified` within label patterns (the same object where every class
+    has at least THIN groups). `per_class` int [C]: units that hold a row of the class.
+    """
+
+    fold: str
+    samples: Samples
+    order: IntArray
+    plain: Design
+    stratified: Design
+    per_class: IntArray
+
+    @property
+    def n_units(self) -> int:
+        """Independent groups."""
+        return len(self.plain.stratum)
+
+    def design(self, metric: Metric) -> Design:
+        """The design for a metric: classes keep their place where the metric needs each of them."""
+        return self.stratified if metric.needs_classes else self.plain
+
+
+def units(samples: Samples) -> IntArray:
+    """Independent unit of each row, int64 [N]: rows joined by equal `group` or equal `sha256` ("" joins none).
+
+    Units are numbered in the order of their smallest id.
+    """
+    count = len(samples)
+    order = np.argsort(samples.id, kind="stable")
+    left, right = [], []
+    for key in (samples.group, samples.sha256):
+        codes, names = pd.factorize(key[order])
+        linked = np.asarray(names)[codes] != ""
+        left.append(np.flatnonzero(linked))
+        right.append(np.unique(codes, return_index=True)[1][codes][linked])
+    ends = (np.concatenate(left), np.concatenate(right))
+    graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(count, count))
+    result = np.empty(count, dtype=np.int64)
+    result[order] = pd.factorize(connected_components(graph, directed=False)[1])[0]
+    return result
+
+
+def held_out(predictions: Predictions) -> HeldOut:
+    """The test rows of one fold, ready to be resampled."""
+    order = np.argsort(predictions.samples.id, kind="stable").astype(np.int64)
+    samples = predictions.samples.take(order)
+    unit = units(samples)
+    n_units = int(unit.max(initial=-1)) + 1
+    held = np.zeros((n_units, len(samples.label_names)), dtype=bool)
+    held[unit, samples.label] = True
+    per_class = held.sum(axis=0).astype(np.int64)
+    plain = Design(unit, np.zeros(n_units, dtype=np.int64))
+    thin = (per_class[per_class > 0] < THIN).any()
+    stratified = Design(unit, label_strata(held)) if thin else plain
+    return HeldOut(predictions.key.fold, samples, order, plain, stratified, per_class)
+
+
+def label_strata(held: AnyArray) -> IntArray:
+    """Stratum of each unit, int64 [G], from the classes that it holds (bool [G, C]).
+
+    Units alone in their pattern can't be resampled and are put together (collapsed strata, Wolter 2007,
+    section 2.5); a single one joins the largest stratum.
+    """
+    stratum = np.unique(held, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    sizes = np.bincount(stratum)
+    alone = sizes[stratum] == 1
+    if alone.sum() == 1 and len(sizes) > 1:
+        stratum[alone] = sizes.argmax()
+    elif alone.any():
+        stratum[alone] = len(sizes)
+    return np.unique(stratum, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def weight_chunks(design: Design, *, resamples: int, seed: Sequence[int]) -> Iterator[FloatArray]:
+    """Bootstrap weights of the rows, float64 [b, N] at a time, `resamples` rows in all.
+
+    In each stratum n - 1 of its n units are drawn with replacement and weigh n / (n - 1) each time, so that
+    the variance is unbiased also in small strata (Rao & Wu, JASA 83, 1988, eq. 2.3 with m = n - 1). A
+    single unit keeps the weight 1. A pure function of design and seed.
+    """
+    rng = np.random.default_rng(list(seed))
+    n_units = len(design.stratum)
+    members = [np.flatnonzero(design.stratum == s) for s in np.unique(design.stratum)]
+    step = max(1, CHUNK // max(1, len(design.unit)))
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        weight = np.ones((count, n_units))
+        for member in members:
+            size = len(member)
+            if size > 1:
+                drawn = rng.integers(0, size, (count, size - 1)) + size * np.arange(count)[:, None]
+                times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+                weight[:, member] = times * (size / (size - 1))
+        yield np.take(weight, design.unit, axis=1)
+
+
+def group_weights(
+    groups: AnyArray, *, resamples: int, seed: int, strata: AnyArray | None = None
+) -> FloatArray:
+    """All bootstrap weights at once, float64 [B, N]; rows of one group always weigh the same.
+
+    `groups` [N] and `strata` [N] (constant within a group) are any sortable values. The same groups and seed
+    give the same draw whatever the order of rows, which is what pairs systems.
+    """
+    first, unit = np.unique(groups, return_index=True, return_inverse=True)[1:]
+    of_unit = np.zeros(len(first)) if strata is None else np.asarray(strata)[first]
+    stratum = np.unique(of_unit, return_inverse=True)[1].astype(np.int64)
+    chunks = weight_chunks(Design(unit.astype(np.int64), stratum), resamples=resamples, seed=[seed])
+    return np.concatenate(list(chunks))
+
+
+def resampled(
+    part: HeldOut,
+    metrics: Sequence[Metric],
+    scores: Sequence[FloatArray],
+    *,
+    resamples: int,
+    seed: Sequence[int],
+) -> FloatArray:
+    """Values of several metrics of several systems, float64 [M, S, B], all under the same draws.
+
+    `scores`: per system float64 [N, C] in the order of `part.samples`.
+    """
+    result = np.full((len(metrics), len(scores), resamples), np.nan)
+    for design in {id(d): d for d in (part.plain, part.stratified)}.values():
+        wanted = [m for m, metric in enumerate(metrics) if part.design(metric) is design]
+        if not wanted:
+            continue
+        start = 0
+        for weights in weight_chunks(design, resamples=resamples, seed=seed):
+            for m in wanted:
+                for s, score in enumerate(scores):
+                    values = metrics[m](part.samples.label, score, weights)
+                    result[m, s, start : start + len(weights)] = values
+            start += len(weights)
+    return result
+
+
+def point(part: HeldOut, metric: Metric, score: FloatArray) -> float:
+    """The metric on the test rows as they are."""
+    return float(metric(part.samples.label, score, np.ones((1, len(score))))[0])
+
+
+def unresampleable(parts: Sequence[HeldOut], metric: Metric) -> str:
+    """Why groups can't be resampled for this metric ("" where they can)."""
+    for part in parts:
+        where = "in the test rows" if part.fold == "test" else f"in the test rows of fold {part.fold}"
+        if part.n_units < 2:
+            return f"1 group {where}"
+        single = np.flatnonzero(part.per_class == 1)
+        if metric.needs_classes and len(single):
+            return f"class {part.samples.label_names[single[0]]!r} has 1 group {where}"
+        if part.design(metric).freedom < 1:
+            return f"too few groups {where}"
+    return ""
+
+
+def exact_floor(parts: Sequence[HeldOut], metric: Metric, confidence: float) -> float:
+    """Lower confidence bound of a proportion where every group is right; NaN for other metrics.
+
+    Clopper & Pearson (1934) for n of n groups is (alpha / 2)^(1 / n). The mean over F folds (and C classes,
+    for a metric that averages over them) of shares p with product p^n_cell >= alpha / 2 is at least
+    (alpha / 2)^(1 / (cells x smallest n_cell)), because a mean is never below the geometric one.
+    """
+    if not metric.proportion:
+        return float("nan")
+    cells: list[int] = []
+    for part in parts:
+        if metric.needs_classes:
+            # Each group counts for one class only, so that the classes are independent.
+            first = np.unique(part.plain.unit, return_index=True)[1]
+            present = np.flatnonzero(part.per_class)
+            held = np.bincount(part.samples.label[first], minlength=len(part.per_class))
+            cells += held[present].tolist()
+        else:
+            cells.append(part.n_units)
+    groups = len(cells) * min(cells)
+    return float(((1 - confidence) / 2) ** (1 / groups)) if groups else float("nan")
+
+
+def words(parts: Sequence[HeldOut], metrics: Metric, *, resamples: int, confidence: float) -> tuple[str, str]:
+    """(how it was resampled, the estimand's population), for ci_method."""
+    unit = "group" if parts[0].samples.groups_declared else "image"
+    strata = any(part.design(metrics) is not part.plain for part in parts)
+    within = " within strata of label patterns" if strata else ""
+    folds = " within folds" if len(parts) > 1 else ""
+    return f"{unit} bootstrap{folds}{within}, {100 * confidence:g} %, {resamples} resamples", f"new {unit}s"

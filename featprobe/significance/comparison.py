@@ -1,0 +1,271 @@
+"""Which systems differ: paired on the same resamples, corrected for the number of comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from featprobe.errors import ResultsError
+from featprobe.records import FloatArray, Predictions
+from featprobe.registry import METRICS
+from featprobe.significance.bootstrap import (
+    HeldOut,
+    Metric,
+    exact_floor,
+    held_out,
+    point,
+    resampled,
+    unresampleable,
+    words,
+)
+from featprobe.significance.intervals import LOST, ZERO
+
+PAIR_COLUMNS = (
+    "dataset",
+    "level",
+    "metric",
+    "a",
+    "b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "p_adjusted",
+    "method",
+)
+BEST_COLUMNS = ("dataset", "level", "metric", "system", "value", "in_best_set")
+
+
+@dataclass(frozen=True, slots=True)
+class PairDifference:
+    """The metric of `a` less that of `b`, its interval, its p-value and that adjusted over all pairs (Holm)."""
+
+    dataset: str
+    level: str
+    metric: str
+    a: str
+    b: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    p_adjusted: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A system's value, and whether it can't be told apart from the best."""
+
+    dataset: str
+    level: str
+    metric: str
+    system: str
+    value: float
+    in_best_set: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All pairs of systems, and for each system whether it belongs to the best set.
+
+    The best set holds the truly best system with the stated confidence (simultaneously over all pairs).
+    """
+
+    pairs: tuple[PairDifference, ...]
+    best: tuple[Standing, ...]
+
+    def pairs_frame(self) -> pd.DataFrame:
+        """One row per pair, PAIR_COLUMNS."""
+        return pd.DataFrame(
+            [[getattr(row, name) for name in PAIR_COLUMNS] for row in self.pairs], columns=list(PAIR_COLUMNS)
+        )
+
+    def best_frame(self) -> pd.DataFrame:
+        """One row per system, BEST_COLUMNS."""
+        return pd.DataFrame(
+            [[getattr(row, name) for name in BEST_COLUMNS] for row in self.best], columns=list(BEST_COLUMNS)
+        )
+
+
+def compare(
+    systems: Mapping[str, Sequence[Predictions]],
+    metric: str,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """All pairwise differences of systems that were tested on the same rows, and the set of the best.
+
+    `systems`: name -> one Predictions per fold, all of one data set and level. Every system sees the same
+    resamples (`weight_chunks`). For a pair, with d the difference and d* its resamples: the interval is
+    d +- the `confidence` quantile of |d* - d|, and p = (1 + #{|d* - d| >= |d|}) / (B + 1), so that the two
+    agree; p is never below 2^(1 - groups), the least that so many groups can show. `p_adjusted` is Holm's
+    (Scand. J. Stat. 6, 1979). A system leaves the best set where another beats it by more than the
+    `confidence` quantile of the largest studentised |d* - d| over all pairs (Hsu, Multiple Comparisons,
+    1996; max-t as Romano & Wolf, Econometrica 73, 2005). Raises ResultsError where systems were not tested
+    on the same ids, labels and groups.
+    """
+    member: Metric = METRICS.get(metric)
+    names = list(systems)
+    aligned = _aligned(systems)
+    parts = [held_out(predictions) for predictions in aligned[0]]
+    scores = [
+        [own[f].y_score[np.argsort(own[f].samples.id, kind="stable")] for own in aligned]
+        for f in range(len(parts))
+    ]
+    values = np.mean(
+        [[point(part, member, score) for score in scores[f]] for f, part in enumerate(parts)], axis=0
+    )
+    draws = np.mean(
+        [
+            resampled(part, [member], scores[f], resamples=resamples, seed=[seed, f])[0]
+            for f, part in enumerate(parts)
+        ],
+        axis=0,
+    )
+    same = {
+        (i, j): all(np.array_equal(rows[i], rows[j]) for rows in scores)
+        for i, j in combinations(range(len(names)), 2)
+    }
+    judge = _Judge(parts, member, values, draws, confidence)
+    key = aligned[0][0].key
+    about = (key.dataset, key.level, metric)
+    found = {pair: judge.pair(*pair, identical=same[pair]) for pair in same}
+    adjusted = holm(np.array([p for _, _, p, _ in found.values()]))
+    pairs = tuple(
+        PairDifference(*about, names[i], names[j], float(values[i] - values[j]), low, high, p, float(q), how)
+        for ((i, j), (low, high, p, how)), q in zip(found.items(), adjusted, strict=True)
+    )
+    best = tuple(
+        Standing(*about, name, float(value), bool(kept))
+        for name, value, kept in zip(names, values, judge.best_set(), strict=True)
+    )
+    return Comparison(pairs, best)
+
+
+class _Judge:
+    """The statistics of one comparison: `values` [S], `draws` [S, B] of S systems."""
+
+    def __init__(
+        self,
+        parts: Sequence[HeldOut],
+        metric: Metric,
+        values: FloatArray,
+        draws: FloatArray,
+        confidence: float,
+    ) -> None:
+        self.parts, self.metric, self.confidence = parts, metric, confidence
+        self.groups = sum(part.n_units for part in parts)
+        self.values = values
+        whole = np.atleast_1d(np.isfinite(draws).all(axis=0))
+        self.draws = draws[:, whole]
+        self.how, self.population = words(parts, metric, resamples=draws.shape[1], confidence=confidence)
+        self.reason = unresampleable(parts, metric)
+        if not np.isfinite(values).all():
+            self.reason = "the test rows hold one class only"
+        elif not self.reason and (~whole).mean() > LOST:
+            self.reason = f"{int((~whole).sum())} of {len(whole)} resamples hold one class only"
+
+    def pair(self, i: int, j: int, *, identical: bool) -> tuple[float, float, float, str]:
+        """(low, high, p, method) of the difference i - j."""
+        nan = float("nan")
+        if identical and np.isfinite(self.values[i]):
+            return 0.0, 0.0, 1.0, "identical predictions"
+        if self.reason:
+            return nan, nan, nan, f"undefined: {self.reason}"
+        difference = float(self.values[i] - self.values[j])
+        spread = np.abs(self.draws[i] - self.draws[j] - difference)
+        least = 2.0 ** (1 - self.groups)
+        if spread.max() < ZERO:
+            if abs(difference) >= ZERO:
+                return nan, nan, min(1.0, least), "undefined: every resample gives the same difference"
+            bound = 1 - exact_floor(self.parts, self.metric, self.confidence)
+            how = "exact bound, no group differs" if np.isfinite(bound) else "undefined: no group differs"
+            return -bound, bound, 1.0, how
+        half = float(np.quantile(spread, self.confidence, method="higher"))
+        p = (1 + int((spread >= abs(difference) - ZERO).sum())) / (1 + len(spread))
+        pairs = len(self.values) * (len(self.values) - 1) // 2
+        method = (
+            f"paired {self.how}, symmetric; p adjusted by Holm over {pairs} pairs; "
+            f"estimand: difference of these fitted models on {self.population}"
+        )
+        return difference - half, difference + half, max(p, least), method
+
+    def best_set(self) -> list[bool]:
+        """For each system whether no other beats it beyond the simultaneous bound, [S]."""
+        count = len(self.values)
+        if self.reason or count < 2:
+            return [True] * count
+        sign = 1.0 if self.metric.higher_is_better else -1.0
+        values, draws = sign * self.values, sign * self.draws
+        ahead = values[:, None] - values[None, :]
+        error = np.zeros((count, count))
+        largest = np.zeros(draws.shape[1])
+        for i, j in combinations(range(count), 2):
+            centred = draws[i] - draws[j] - ahead[i, j]
+            error[i, j] = error[j, i] = float(centred.std(ddof=1)) if np.abs(centred).max() >= ZERO else 0.0
+            if error[i, j]:
+                largest = np.maximum(largest, np.abs(centred) / error[i, j])
+        bound = float(np.quantile(largest, self.confidence, method="higher"))
+        # A difference without variance counts only where enough groups agree on it (sign test).
+        enough = 2.0 ** (1 - self.groups) <= 1 - self.confidence
+        beats = np.where(error > 0, ahead > bound * error, (ahead >= ZERO) & enough)
+        return [not beats[:, i].any() for i in range(count)]
+
+
+def holm(p_values: FloatArray) -> FloatArray:
+    """Holm's step-down adjustment, [M]; NaN stay NaN and are not counted."""
+    adjusted = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(np.isfinite(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted
+
+
+def _aligned(systems: Mapping[str, Sequence[Predictions]]) -> list[list[Predictions]]:
+    """The systems' predictions fold by fold in one order; ResultsError where they don't match."""
+    if not systems or not all(systems.values()):
+        raise ResultsError("there is nothing to compare", "a system has no predictions", "featprobe probe")
+    names = list(systems)
+    first = {p.key.fold: p for p in systems[names[0]]}
+    result = []
+    for name in names:
+        own = {p.key.fold: p for p in systems[name]}
+        if set(own) != set(first) or len(own) != len(systems[name]):
+            raise _mismatch(names[0], name, f"folds ({', '.join(first)} and {', '.join(own)})")
+        for fold, reference in first.items():
+            what = _unequal(reference, own[fold])
+            if what:
+                raise _mismatch(names[0], name, f"{what} in fold {fold}")
+        result.append([own[fold] for fold in first])
+    return result
+
+
+def _unequal(a: Predictions, b: Predictions) -> str:
+    """What keeps two predictions from being compared, "" where nothing does."""
+    if (a.key.dataset, a.key.level) != (b.key.dataset, b.key.level):
+        return "data sets or levels"
+    left = a.samples.take(np.argsort(a.samples.id, kind="stable"))
+    right = b.samples.take(np.argsort(b.samples.id, kind="stable"))
+    if not np.array_equal(left.id, right.id):
+        return f"test ids ({len(set(left.id) ^ set(right.id))} differ)"
+    if left.label_names != right.label_names or not np.array_equal(left.label, right.label):
+        return "test labels"
+    if not np.array_equal(left.group, right.group):
+        return "groups"
+    return ""
+
+
+def _mismatch(a: str, b: str, what: str) -> ResultsError:
+    return ResultsError(
+        f"{a} and {b} have unequal {what}",
+        "systems can only be compared on the same test rows",
+        "run featprobe probe and finetune again with the same data, --seed, --folds and split for all of them",
+    )

@@ -1,0 +1,26 @@
+"""Who is trained on and who is tested: no group and no image ever stands on both sides.
+
+Every function here is pure in (ids, groups, labels, bytes, seed) and does not depend on the order of rows.
+"""
+
+from __future__ import annotations
+
+from featprobe.splitting.components import components
+from featprobe.splitting.folds import holdout, inner_folds
+from featprobe.splitting.gate import drop_leaks, gate
+from featprobe.splitting.leaks import LEAK_KINDS, Leak, find_leaks
+from featprobe.splitting.plans import Fold, SplitPlan, plan
+
+__all__ = [
+    "LEAK_KINDS",
+    "Fold",
+    "Leak",
+    "SplitPlan",
+    "components",
+    "drop_leaks",
+    "find_leaks",
+    "gate",
+    "holdout",
+    "inner_folds",
+    "plan",
+]

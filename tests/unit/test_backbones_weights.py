@@ -1,0 +1,306 @@
+"""Weights: read without running code, proven to fit, named by a hash; and the hub, without the network."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from featprobe import backbones
+from featprobe.backbones import Backbone
+from featprobe.backbones.core.fit import tensors_sha256
+from featprobe.errors import BackboneError
+
+NAME = "resnet18"
+
+
+@pytest.fixture(scope="module")
+def source() -> Backbone:
+    return backbones.load(NAME, weights="random", seed=7)
+
+
+@pytest.fixture
+def tensors(source: Backbone) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in source.model.state_dict().items()}
+
+
+def load(path: Path, **arguments: Any) -> Backbone:
+    return backbones.load(NAME, weights=str(path), **arguments)
+
+
+def refused(path: Path, **arguments: Any) -> str:
+    with pytest.raises(BackboneError) as raised:
+        load(path, **arguments)
+    text = str(raised.value)
+    assert "\n" not in text
+    assert text.count("; ") >= 2, "what was wrong; what is known; what to type"
+    return text
+
+
+def test_a_file_gives_the_weights_it_holds(
+    source: Backbone, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(tensors, tmp_path / "mine.v2.safetensors")
+    torch.save(tensors, tmp_path / "mine.pth")
+    for file, label in (("mine.v2.safetensors", "mine.v2"), ("mine.pth", "mine")):
+        read = load(tmp_path / file)
+        assert (read.weights_sha256, read.weights_label) == (source.weights_sha256, label)
+        assert all(torch.equal(read.model.state_dict()[name], tensor) for name, tensor in tensors.items())
+        assert (read.missing, read.unexpected) == ((), ())
+    torch.save(tensors, tmp_path / "random.pt")
+    assert load(tmp_path / "random.pt").weights_label == "random.pt"
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda t: {"state_dict": t, "epoch": 3}, ("'state_dict'",)),
+        (lambda t: {"model": {f"module.{n}": v for n, v in t.items()}}, ("'model'", "'module.'")),
+        (
+            lambda t: {
+                "student": {},
+                "teacher": {
+                    **{f"backbone.{n}": v for n, v in t.items()},
+                    "dino_head.last.weight": torch.zeros(2),
+                },
+            },
+            ("'teacher'", "'backbone.'", "1 tensors outside it"),
+        ),
+        (lambda t: {f"_orig_mod.module.{n}": v for n, v in t.items()}, ("'_orig_mod.'", "'module.'")),
+    ],
+)
+def test_training_checkpoints_are_unwrapped_and_it_is_said(
+    wrap: Any, said: tuple[str, ...], source: Backbone, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(wrap(tensors), tmp_path / "checkpoint.pth")
+    read = load(tmp_path / "checkpoint.pth")
+    assert read.weights_sha256 == source.weights_sha256
+    assert all(part in " ".join(read.notes) for part in said)
+
+
+def test_half_precision_becomes_float32(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    save_file(halves, tmp_path / "half.safetensors")
+    read = load(tmp_path / "half.safetensors")
+    state = read.model.state_dict()
+    assert state["conv1.weight"].dtype == torch.float32
+    assert torch.equal(state["conv1.weight"], halves["conv1.weight"].float())
+    assert "float16" in " ".join(read.notes)
+    save_file({name: t.float() for name, t in halves.items()}, tmp_path / "full.safetensors")
+    assert load(tmp_path / "full.safetensors").weights_sha256 == read.weights_sha256
+
+
+def test_a_classifier_of_any_size_is_left_out_and_listed(
+    source: Backbone, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    tensors |= {"fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}
+    save_file(tensors, tmp_path / "tuned.safetensors")
+    read = load(tmp_path / "tuned.safetensors")
+    assert read.unexpected == ("fc.bias", "fc.weight")
+    assert read.weights_sha256 == source.weights_sha256
+
+
+def test_a_missing_counter_is_no_missing_weight(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(
+        {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")},
+        tmp_path / "bare.safetensors",
+    )
+    assert load(tmp_path / "bare.safetensors").missing == ()
+
+
+@pytest.mark.parametrize("name", ["layer4.1.bn2.running_var", "conv1.weight", "layer1.0.bn1.bias"])
+def test_one_missing_tensor_on_the_path_is_refused(
+    name: str, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    del tensors[name]
+    save_file(tensors, tmp_path / "holed.safetensors")
+    text = refused(tmp_path / "holed.safetensors")
+    assert f"99 of the 100 tensors that gap needs fit, 1 are missing ({name})" in text
+
+
+def test_another_shape_or_architecture_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    tensors["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
+    save_file(tensors, tmp_path / "bent.safetensors")
+    assert "layer1.0.conv1.weight 64x64x1x1 for 64x64x3x3" in refused(tmp_path / "bent.safetensors")
+
+    deeper = {f"layer4.2.conv{i}.weight": torch.zeros(1) for i in range(5)}
+    save_file(
+        {**tensors, "layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3), **deeper},
+        tmp_path / "deep.safetensors",
+    )
+    assert "5 belong to another architecture" in refused(tmp_path / "deep.safetensors")
+
+
+def test_the_architecture_that_a_file_fits_is_named(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "r18.safetensors")
+    with pytest.raises(BackboneError) as raised:
+        backbones.load("resnet50", weights=str(tmp_path / "r18.safetensors"))
+    assert f"type --backbone resnet18 --weights resnet18={tmp_path / 'r18.safetensors'}" in str(raised.value)
+
+
+def test_patches_of_another_size_are_not_resampled_in_silence(tmp_path: Path) -> None:
+    narrow = backbones.load("vit_tiny_patch16_224", weights="random")
+    state = dict(narrow.model.state_dict())
+    state["patch_embed.proj.weight"] = torch.zeros(192, 3, 32, 32)
+    state["pos_embed"] = torch.zeros(1, 1 + 49, 192)
+    save_file(state, tmp_path / "patch32.safetensors")
+    with pytest.raises(BackboneError, match="2 have another shape"):
+        backbones.load("vit_tiny_patch16_224", weights=str(tmp_path / "patch32.safetensors"))
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("it-ran"),))
+
+
+def test_a_file_that_needs_code_is_refused_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": torch.zeros(1), "extra": Harmful()}, tmp_path / "evil.pth")
+    assert "refused" in refused(tmp_path / "evil.pth")
+    (tmp_path / "old.bin").write_bytes(pickle.dumps(Harmful()))
+    refused(tmp_path / "old.bin")
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_file_is_said_to_be_one(
+    suffix: str, share: float, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / f"cut{suffix}"
+    few = {name: tensors[name] for name in list(tensors)[:10]}
+    if suffix == ".pth":
+        torch.save(few, path)
+    else:
+        save_file(few, path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "truncated" in refused(path)
+
+
+def test_other_files_that_are_no_weights(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    assert "does not exist" in refused(tmp_path / "nowhere.pth")
+    assert "did you mean pretrained" in refused(Path("pretraind"))
+    assert "is a folder" in refused(tmp_path)
+    (tmp_path / "weights.onnx").write_bytes(b"")
+    assert "suffix '.onnx'" in refused(tmp_path / "weights.onnx")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    assert "no named tensors" in refused(tmp_path / "empty.pth")
+    torch.save(torch.zeros(3), tmp_path / "one.pth")
+    assert "no named tensors" in refused(tmp_path / "one.pth")
+    tensors["conv1.weight"][0, 0, 0, 0] = torch.nan
+    save_file(tensors, tmp_path / "nan.safetensors")
+    assert "not finite" in refused(tmp_path / "nan.safetensors")
+
+
+def test_the_hash_covers_name_dtype_shape_and_bytes_and_no_order() -> None:
+    base = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
+    digest = tensors_sha256(base)
+    assert digest == tensors_sha256(dict(reversed(base.items())))
+    assert digest == tensors_sha256(
+        {**base, "a": torch.arange(6.0).reshape(3, 2).T.contiguous().T.reshape(2, 3)}
+    )
+    flipped = base["a"].clone()
+    flipped[0, 0] = 1e-38
+    for change in (
+        {"a": base["a"].reshape(3, 2)},
+        {"a": base["a"].double()},
+        {"a": flipped},
+        {"b": torch.tensor(3, dtype=torch.int32)},
+        {"c": torch.tensor(3)},
+    ):
+        assert tensors_sha256({**base, **change}) != digest
+    columns = torch.arange(6.0).reshape(3, 2).T
+    assert tensors_sha256({"a": columns}) == tensors_sha256({"a": columns.contiguous()})
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, and a hub at which nobody listens."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.delenv("FEATPROBE_OFFLINE", raising=False)
+    return tmp_path / "hub"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_what_lies_in_the_hubs_cache_is_loaded_offline(
+    file: str, hub: Path, source: Backbone, tensors: dict[str, torch.Tensor]
+) -> None:
+    folder = hub / "models--timm--resnet18.a1_in1k"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    tensors |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    if file.endswith(".bin"):
+        torch.save(tensors, snapshot / file)
+    else:
+        save_file(tensors, snapshot / file)
+    said: list[str] = []
+    read = backbones.load(NAME, offline=True, announce=said.append)
+    assert (read.weights_sha256, read.weights_label) == (source.weights_sha256, "pretrained")
+    assert torch.equal(read.model.conv1.weight, source.model.conv1.weight)
+    assert backbones.load("timm:resnet18", offline=True).weights_sha256 == source.weights_sha256
+    assert said == []
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "unreachable"])
+def test_a_hub_out_of_reach_names_three_ways_on_at_once(
+    how: str, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "environment":
+        monkeypatch.setenv("FEATPROBE_OFFLINE", "1")
+    started = time.monotonic()
+    with pytest.raises(BackboneError) as raised:
+        backbones.load("dinov2_vits14", offline=how == "flag")
+    text = str(raised.value)
+    assert "--weights dinov2_vits14=FILE" in text
+    assert "connected machine" in text
+    assert str(hub / "models--timm--vit_small_patch14_dinov2.lvd142m") in text
+    assert "--backbone efficientnet_lite0" in text
+    assert ("can't be reached" in text) == (how == "unreachable")
+    assert time.monotonic() - started < 20
+    assert not hub.exists(), "a failed attempt left something behind"
+
+
+def test_a_download_is_announced_with_its_size_and_host(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Metadata:
+        size = 46_800_000
+
+    said: list[str] = []
+
+    def broken(*_: object, **__: object) -> str:
+        raise ConnectionResetError("connection reset by peer")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: Metadata())
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    with pytest.raises(BackboneError, match="connection reset by peer"):
+        backbones.load(NAME, announce=said.append)
+    assert said == ["downloading resnet18 (47 MB) from 127.0.0.1/timm/resnet18.a1_in1k"]
+    assert not hub.exists()
+
+
+def test_an_architecture_without_weights_says_so(hub: Path) -> None:
+    assert not hub.exists()
+    with pytest.raises(BackboneError, match="no pretrained weights that featprobe can fetch") as raised:
+        backbones.load("efficientnet_lite1")
+    assert "--weights efficientnet_lite1=FILE" in str(raised.value)
