@@ -140,7 +140,9 @@ class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOpt
     mode: tuple[str, ...] = option(
         ("full",), "what is trained: every weight, or a head on the frozen backbone", choices=("full", "head")
     )
-    epochs: int = option(10, "passes over the training images at most", metavar="N")
+    epochs: int | None = option(
+        None, "passes over the training images at most (default: 10, for a head 100)", metavar="N"
+    )
     patience: int = option(5, "epochs without a better validation loss before stopping", metavar="N")
     lr: float | None = option(
         None, "learning rate (default: 1e-4 for the backbone, 1e-3 for a head)", metavar="RATE"

@@ -124,9 +124,11 @@ class Cache:
     def read(self, path: Path, pooling: str, *, layer: str = "") -> EmbeddingTable:
         """All embeddings of one pooling, [N, D], from a file whose every byte was checked.
 
+        A key of `CacheEntry.poolings` may be given as it is: LAYER/POOLING is taken apart.
         Raises CacheError on an unknown pooling and on a file that is damaged or incomplete.
         """
         key = f"{layer}/{pooling}" if layer else pooling
+        layer, _, pooling = key.rpartition("/")
         with opened(path, sealed=True) as file:
             header, samples = read_header(file, path), read_samples(file, path)
             dataset = _embedding_set(file, path, key)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from featprobe.cache.layout import PART, SUFFIX, Metadata, embedding_sets, opened, read_metadata
+from featprobe.cache.layout import PART, SUFFIX, Metadata, embedding_sets, need_seal, opened, read_metadata
 from featprobe.cache.locking import held, lock_file
 from featprobe.cache.packing import TEMPORARY, copy_embeddings, packed_size, put_in_place, write_whole
 from featprobe.cache.sealing import mark_seen
@@ -33,7 +33,7 @@ class Waste(NamedTuple):
 
 def refresh(path: Path, samples: Samples, environment_changes: Mapping[str, Any]) -> bool:
     """See `Cache.refresh`; the caller holds the lock."""
-    with opened(path, sealed=True) as file:  # or damage would get a new seal
+    with opened(path) as file:
         old = read_metadata(file, path)
         dims = {key: int(dataset.shape[1]) for key, dataset in embedding_sets(file).items()}
         new = _refreshed(old, samples, environment_changes, path)
@@ -44,6 +44,7 @@ def refresh(path: Path, samples: Samples, environment_changes: Mapping[str, Any]
         if not changed and same_place:
             mark_seen(path)
             return False
+        need_seal(path)  # or damage would be copied under a new seal
 
         def fill(group: Any) -> None:
             for key in dims:

@@ -12,11 +12,11 @@ from typing import Any, Self
 import numpy as np
 
 from featprobe.cache.disk import need_free
-from featprobe.cache.layout import PART, Header, Metadata, damaged, embedding_sets, opened, read_metadata
+from featprobe.cache.layout import PART, Header, Metadata, embedding_sets, opened, read_metadata
 from featprobe.cache.packing import copy_embeddings, packed_size, put_in_place, write_embeddings, write_whole
 from featprobe.cache.part import QUARANTINED, READABLE, DamagedPartError, Part, is_whole
 from featprobe.errors import CacheError, DataError
-from featprobe.records import AnyArray, IntArray, Quarantine, Samples, TextArray, images_sha256, texts
+from featprobe.records import AnyArray, IntArray, Quarantine, Samples, TextArray, images_sha256
 
 _REASON_BYTES = 240
 
@@ -123,7 +123,7 @@ class Writer:
                 f"the first: {self._task.samples.path[0]}: {reason}",
                 "type featprobe inspect --data SPEC to see what is wrong with them",
             )
-        self._need_agreement(0, state, texts(part.column("pixel_sha256")).astype("S64"))
+        self._need_agreement(0, state, _fixed(part.column("pixel_sha256"), 64))
         metadata = self._metadata(part, state, environment)
         temporary = self._pack(part, metadata, np.flatnonzero(state == READABLE))
         part.close()
@@ -164,6 +164,10 @@ class Writer:
             self._stored_dims = {key: int(dataset.shape[1]) for key, dataset in embedding_sets(file).items()}
         if self._stored.header.recipe != self._task.header.recipe:
             raise _other_recipe(self.path)
+        self._stored_state = np.full(len(self._task.samples), READABLE)
+        self._stored_state[self._stored.quarantine.row] = QUARANTINED
+        self._stored_pixels = np.zeros(len(self._stored_state), dtype="S64")
+        self._stored_pixels[self._stored_state == READABLE] = _fixed(self._stored.samples.pixel_sha256, 64)
         lost = sorted(set(self._stored_dims) - set(self._task.poolings))
         if self._task.fresh and lost:
             raise ValueError(f"fresh=True would lose the poolings {lost}")
@@ -237,11 +241,7 @@ class Writer:
         if self._stored is None or self._task.fresh:
             return
         window = slice(start, start + len(state))
-        expected = np.full(len(self._task.samples), "", dtype="U64")
-        readable = np.ones(len(expected), dtype=bool)
-        readable[self._stored.quarantine.row] = False
-        expected[readable] = self._stored.samples.pixel_sha256
-        differs = (readable[window] != (state == READABLE)) | (expected[window] != pixels.astype("U64"))
+        differs = (self._stored_state[window] != state) | (self._stored_pixels[window] != pixels)
         if differs.any():
             image = self._task.samples.path[start + int(np.flatnonzero(differs)[0])]
             raise StoredRowsChangedError(

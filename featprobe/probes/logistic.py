@@ -20,7 +20,7 @@ from featprobe.registry import PROBES
 
 GRID: Final = tuple(float(c) for c in 10.0 ** np.arange(-6, 3.5, 0.5))
 PATIENCE: Final = 4
-"""Values of C (two decades) without a better validation loss after which weaker ones are not tried."""
+"""Values of C in a row (two decades) with a worse validation loss after which weaker ones are not tried."""
 
 TIE: Final = 1e-3
 """Validation losses (nats) nearer than this are the same: far below what any test set could tell apart."""
@@ -133,8 +133,8 @@ class Logistic:
     def fit(self, X: FloatArray, y: IntArray, *, selection: Parts, calibration: Parts, seed: int) -> Fit:
         """The smallest C whose mean validation log loss is within TIE of the least, then all rows.
 
-        The grid is walked from strong to weak regularisation and left after PATIENCE values without a
-        loss better by TIE; values that were not tried have no score. `calibration` and `seed` are not needed: the
+        The grid is walked from strong to weak regularisation and left after PATIENCE values in a row
+        that are worse than the best by more than TIE; values that were not tried have no score. `calibration` and `seed` are not needed: the
         loss is a proper score, and the optimum is unique.
         """
         del calibration, seed
@@ -143,7 +143,6 @@ class Logistic:
         rotated = [(optimum, optimum.space.place(held), truth) for optimum, held, truth in parts]
         scores: dict[float, float] = {}
         failed: list[float] = []
-        chosen = GRID[0]
         for C in GRID:
             losses = []
             for optimum, held, truth in rotated:
@@ -151,9 +150,10 @@ class Logistic:
                     failed.append(C)
                 losses.append(_loss(optimum, held, truth, classes))
             scores[C] = -float(np.mean(losses))
-            chosen = next(c for c, score in scores.items() if score >= max(scores.values()) - TIE)
-            if list(scores).index(chosen) < len(scores) - PATIENCE:
+            tied = max(scores.values()) - TIE
+            if len(scores) > PATIENCE and all(score < tied for score in list(scores.values())[-PATIENCE:]):
                 break
+        chosen = next(c for c, score in scores.items() if score >= max(scores.values()) - TIE)
         final = Optimum.of(X, y, FINAL)
         notes = list(edge_note(chosen, GRID))
         if failed:

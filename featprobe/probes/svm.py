@@ -37,6 +37,7 @@ class Margin:
     rows: FloatArray
     y: IntArray
     gram: FloatArray | None
+    lean: bool
     model: SVC | None = None
 
     @classmethod
@@ -44,18 +45,19 @@ class Margin:
         """Scaled on these rows alone."""
         scaler = StandardScaler()
         rows = scaler.fit_transform(X)
-        return cls(scaler, rows, y, rows @ rows.T if len(rows) <= GRAM_ROWS else None)
+        lean = len(rows) > GRAM_ROWS
+        return cls(scaler, rows, y, None if lean else rows @ rows.T, lean)
 
     def fit(self, C: float) -> Margin:
         """Itself, with the machine for this C."""
-        kind, features = ("linear", self.rows) if self.gram is None else ("precomputed", self.gram)
+        kind, features = ("linear", self.rows) if self.lean else ("precomputed", self.gram)
         self.model = SVC(C=C, kernel=kind, tol=TOLERANCE, cache_size=500).fit(features, self.y)
         return self
 
     def kernel(self, X: FloatArray) -> FloatArray:
         """What the machine asks of new rows: inner products [M, N], or the scaled rows [M, D] without Gram."""
         rows: FloatArray = self.scaler.transform(X)
-        return rows if len(self.rows) > GRAM_ROWS else rows @ self.rows.T
+        return rows if self.lean else rows @ self.rows.T
 
     def decide(self, kernel: FloatArray) -> FloatArray:
         """Decision values, [M] for two classes and else [M, K]."""

@@ -106,7 +106,13 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals["stylesheet"] = Markup(_own_text("report.css"))  # noqa: S704 - featprobe's own file
+    environment.filters["breakable"] = _breakable
     return environment.get_template("report.html")
+
+
+def _breakable(text: str) -> Markup:
+    """`text`, escaped, that a narrow column may break behind an underscore."""
+    return Markup("_<wbr>").join(text.split("_"))
 
 
 def _own_text(name: str) -> str:

@@ -188,4 +188,13 @@ def _pairs(rows: pd.DataFrame, metric: str) -> tuple[Pair, ...]:
             verdict = "a" if (difference > 0) != lower_is_better(metric) else "b"
         ends = (row["ci_low"], row["ci_high"], row["p_value"])
         found.append(Pair(row["a"], row["b"], difference, *ends, adjusted, verdict))
-    return tuple(sorted(found, key=lambda pair: (-abs(pair.difference), pair.a, pair.b)))
+    return tuple(
+        sorted(
+            found,
+            key=lambda pair: (
+                -abs(pair.difference) if math.isfinite(pair.difference) else 0.0,
+                pair.a,
+                pair.b,
+            ),
+        )
+    )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from featprobe.report import curves
 from featprobe.report.panels import Cell, Pair, Panel
 from featprobe.report.wording import (
-    LEVEL,
     MARK,
     MINUS,
     in_sentence,
@@ -78,10 +77,9 @@ def mark_meaning(panel: Panel) -> str:
     others = len(panel.tested) < len(panel.metrics)
     only = f" Tested for {', '.join(tested)}; the other columns carry no mark." if others else ""
     return (
-        f"{MARK} can't be told apart from the best: the best value of its column, or a difference from it that "
-        f"is not significant in a paired test (p ≥ {LEVEL:g} after Holm's correction for all pairs). Without "
-        f"{MARK} a system is behind the best one. Intervals of two systems may overlap although the paired "
-        f"test tells them apart.{only}"
+        f"{MARK} can't be told apart from the best: no other system is ahead of it beyond chance, judged over "
+        f"all pairs at once. Without {MARK} a system is behind the best one. Intervals of two systems may "
+        f"overlap although the paired comparison tells them apart.{only}"
     )
 
 

@@ -23,7 +23,10 @@ METRICS: Final = {
         "Average precision",
         "mean precision over recall, without interpolation; averaged over classes where there are more than two",
     ),
-    "brier": ("Brier score", "mean squared distance of the probabilities from the truth"),
+    "brier": (
+        "Brier score",
+        "mean squared error of the probability of the second class; with more than two classes summed over classes",
+    ),
 }
 _ALIASES: Final = {"f1": "macro_f1", "f1_macro": "macro_f1", "roc_auc": "auroc", "brier_score": "brier"}
 _LOWER: Final = frozenset({"brier", "log_loss", "ece", "mae", "mse", "rmse"})

@@ -119,7 +119,9 @@ def holdout(
     order = np.argsort(judged.id, kind="stable")
     every = len(np.unique(judged.label))
     best: tuple[tuple[int, float], IntArray] | None = None
-    for attempt in range(ATTEMPTS):
+    # With one row per class nothing can be held out; scikit-learn would refuse it in other words.
+    possible = every < len(judged) and len(np.unique(units)) > 1
+    for attempt in range(ATTEMPTS if possible else 0):
         fold = np.empty(len(judged), dtype=np.int64)
         fold[order] = _thin_assign(judged.label[order], units[order], number, seed + 100_003 * attempt)
         for k in range(number):
@@ -144,8 +146,8 @@ def holdout(
 
 
 def _thin_assign(labels: IntArray, units: IntArray, folds: int, seed: int) -> IntArray:
-    """As `_assign`, with fewer folds where every class is smaller than that."""
-    return _assign(labels, units, max(2, min(folds, int(np.bincount(labels).max()))), seed)
+    """As `_assign`, with fewer folds where there are fewer groups, or every class is smaller than that."""
+    return _assign(labels, units, min(folds, len(np.unique(units)), int(np.bincount(labels).max())), seed)
 
 
 def _fewest_groups(samples: Samples, purpose: str) -> int:

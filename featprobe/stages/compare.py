@@ -90,7 +90,7 @@ def _content(
         estimates=estimates,
         predictions=predictions,
         comparisons=comparisons,
-        best=leaders,
+        best=leaders[leaders.in_best_set],
         classes=classes,
         maps=tuple(embedding_maps(config, estimates)),
         findings={

@@ -2,56 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from featprobe.metrics import higher_is_better
 from featprobe.metrics import label as metric_label
 
-
-def _headline(estimates: pd.DataFrame, dataset: str, metric: str) -> pd.DataFrame:
-    """The row of each system that stands for it: the average over folds, or the test set."""
-    chosen = estimates[
-        (estimates.dataset == dataset) & (estimates.metric == metric) & estimates.fold.isin(["mean", "test"])
-    ]
-    return chosen.set_index("system")
+MOST_DIFFERENCES = 8
+"""Differences from the leader that are put into words; the report's table holds them all."""
 
 
 def findings(
     dataset: str, metric: str, estimates: pd.DataFrame, comparisons: pd.DataFrame, best: pd.DataFrame
 ) -> list[str]:
-    """What a reader may take home, in words: the order, who can't be told from the best, the closest pairs."""
+    """Sentences about one data set, the most important first.
+
+    `estimates`: with the column system; `comparisons`, `best`: frames of `significance.compare`.
+    """
     rows = _headline(estimates, dataset, metric)
-    ranked = best[best.dataset == dataset].sort_values("value", ascending=not higher_is_better(metric))
-    leader = str(ranked.system.iloc[0])
-    name = metric_label(metric).lower()
-    sentences = [
-        f"the highest {name} is {_value(rows, leader)} by {leader}"
-        if higher_is_better(metric)
-        else f"the lowest {name} is {_value(rows, leader)} by {leader}"
-    ]
+    ranked = best[best.dataset == dataset].sort_values(
+        "value", ascending=not higher_is_better(metric), kind="stable"
+    )
+    order = [str(system) for system in ranked.system]
+    leader = order[0]
+    sentences = [_order(metric, rows, order)]
     tied = [str(system) for system in ranked.system[ranked.in_best_set] if system != leader]
-    beaten = [str(system) for system in ranked.system[~ranked.in_best_set]]
     if tied:
         sentences.append(
-            f"it can't be told apart from {_joined(tied)} (simultaneous 95 % bounds, paired by group)"
+            f"{leader} can't be told apart from {_joined(tied)} (simultaneous 95 % bounds, paired by group)."
         )
-    elif beaten:
+    elif len(order) > 1:
         sentences.append(
-            "every other system is behind it beyond chance (simultaneous 95 % bounds, paired by group)"
+            "Every other system is behind it beyond chance (simultaneous 95 % bounds, paired by group)."
         )
-    pairs = comparisons[
-        (comparisons.dataset == dataset) & ((comparisons.a == leader) | (comparisons.b == leader))
-    ]
-    for _, pair in pairs.iterrows():
+    pairs = comparisons[(comparisons.dataset == dataset)]
+    return [*sentences, *list(_differences(leader, order[1:], pairs))[:MOST_DIFFERENCES]]
+
+
+def _headline(estimates: pd.DataFrame, dataset: str, metric: str) -> pd.DataFrame:
+    """The row of each system that stands for it: the average over folds, or the test set."""
+    wanted = (
+        (estimates.dataset == dataset) & (estimates.metric == metric) & estimates.fold.isin(["mean", "test"])
+    )
+    return estimates[wanted].set_index("system")
+
+
+def _order(metric: str, rows: pd.DataFrame, order: Sequence[str]) -> str:
+    which = "highest" if higher_is_better(metric) else "lowest"
+    stated = [f"{system} {_value(rows, system)}" for system in order]
+    if len(stated) == 1:
+        return f"{metric_label(metric)}: {stated[0]}; there is nothing to compare it with."
+    return f"{metric_label(metric)}, {which} first: {'; '.join(stated)}."
+
+
+def _differences(leader: str, others: Sequence[str], pairs: pd.DataFrame) -> Iterator[str]:
+    """How far the leader is from each other system, the nearest first."""
+    for other in others:
+        pair = pairs[
+            ((pairs.a == leader) & (pairs.b == other)) | ((pairs.a == other) & (pairs.b == leader))
+        ].iloc[0]
         sign = 1.0 if pair.a == leader else -1.0
         low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
-        other = pair.b if pair.a == leader else pair.a
-        sentences.append(
-            f"{leader} minus {other}: {sign * pair.difference:+.3f} [{low:+.3f}, {high:+.3f}], Holm-adjusted p {_p(pair.p_adjusted)}"
+        yield (
+            f"{leader} minus {other}: {sign * pair.difference:+.3f} [{low:+.3f}, {high:+.3f}], "
+            f"p {_p(pair.p_adjusted)} (Holm)."
         )
-    return sentences
 
 
 def _value(rows: pd.DataFrame, system: str) -> str:

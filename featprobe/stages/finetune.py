@@ -191,7 +191,7 @@ def _train_fold(
     def part(rows: IntArray) -> ImagePart:
         return ImagePart(subject.shelf, subject.rows[rows], samples.label[rows], unit.rule, flip=config.flip)
 
-    epochs = unit.recipe.epochs
+    epochs = unit.recipe.max_epochs
     title = f"{unit.key.dataset} {unit.run.backbone} ({unit.key.weights}) {unit.recipe.mode} fold {fold.name}"
     with tqdm(unit="step", desc=title, disable=None) as bar:
 

@@ -15,13 +15,12 @@ from featprobe.registry import BACKBONES
 # Family -> (member, image size); the smallest that show each way of pooling and of adapting to a size.
 REPRESENTATIVES = {
     "dinov2": (("dinov2_vits14", 28), ("dinov2_vits14_reg", 42)),
-    "dinov3": (("dinov3_vits16", 32), ("dinov3_convnext_tiny", 64)),
-    "imagenet": (("efficientnet_lite0", 64), ("resnet18", 64), ("densenet121", 64), ("vgg16", 32)),
+    "dinov3": (("dinov3_vits16", 32),),
+    "imagenet": (("efficientnet_lite0", 64), ("resnet18", 64), ("densenet121", 64)),
     "timm": (
         ("vit_tiny_patch16_224", 32),
         ("swin_tiny_patch4_window7_224", 56),
         ("convnext_atto", 64),
-        ("eva02_tiny_patch14_224", 28),
     ),
 }
 MEMBERS = [member for members in REPRESENTATIVES.values() for member in members]
@@ -89,15 +88,14 @@ def test_frozen_in_eval_mode_and_differentiable(backbone: Backbone, images: torc
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
-def test_random_weights_are_named_by_their_seed(backbone: Backbone) -> None:
+def test_a_seed_names_random_weights_and_disturbs_nothing(backbone: Backbone) -> None:
     size = backbone.preprocessing().image_size[0]
     torch.manual_seed(11)
     untouched = torch.rand(1)
     torch.manual_seed(11)
     again = backbones.load(backbone.name, weights="random", seed=3, image_size=size)
     assert torch.equal(torch.rand(1), untouched), "loading disturbed the global random state"
-    other = backbones.load(backbone.name, weights="random", seed=4, image_size=size)
-    assert again.weights_sha256 == backbone.weights_sha256 != other.weights_sha256
+    assert again.weights_sha256 == backbone.weights_sha256
     assert backbone.weights_label == "random"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -22,6 +23,11 @@ Table = npt.NDArray[np.float64]
 @pytest.fixture(scope="module")
 def small() -> Backbone:
     return backbones.load("dinov2_vits14", weights="random", seed=1, image_size=28)
+
+
+@pytest.fixture(scope="module", params=["dinov2_vits14", "dinov2_vits14_reg"])
+def full(request: pytest.FixtureRequest) -> Backbone:
+    return backbones.load(request.param, weights="random", seed=1, image_size=518)
 
 
 def cubic(distance: Table, a: float) -> Table:
@@ -72,34 +78,28 @@ def test_positions_are_resampled_as_published(grid: tuple[int, int], registers: 
         assert (given - plainer).abs().max() > 1e-3, "the offset makes no difference"
 
 
-def test_at_its_own_518_nothing_is_resampled() -> None:
-    stored = torch.randn(1, 1 + 37 * 37, 5)
-    assert resample_positions(stored, (37, 37), prefix=1, antialias=False, offset=0.1) is stored
-    import timm
-
-    network = backbones.load("dinov2_vits14", weights="random", seed=1, image_size=518)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        reference = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
-    assert torch.equal(network.model.pos_embed, reference.pos_embed)
-    assert network.model.pos_embed.shape == (1, 1370, 384)
+def test_at_its_own_518_nothing_is_resampled(full: Backbone) -> None:
+    stored = full.model.pos_embed
+    prefix = 0 if full.name.endswith("_reg") else 1
+    assert stored.shape == (1, prefix + 37 * 37, 384)
+    assert resample_positions(stored, (37, 37), prefix=prefix, antialias=False, offset=0.1) is stored
 
 
-def test_the_models_name_the_published_interpolation() -> None:
-    for name, offset, antialias, prefix in (
-        ("dinov2_vits14", 0.1, False, 1),
-        ("dinov2_vits14_reg", 0.0, True, 0),
-    ):
-        own = backbones.load(name, weights="random", seed=1, image_size=518).model.pos_embed
-        at_98 = backbones.load(name, weights="random", seed=1, image_size=98).model.pos_embed
-        expected = resample_positions(own, (7, 7), prefix=prefix, antialias=antialias, offset=offset)
-        assert torch.equal(at_98, expected)
+def test_the_models_name_the_published_interpolation(full: Backbone) -> None:
+    registers = full.name.endswith("_reg")
+    own = full.model.pos_embed.clone()
+    full.set_image_size((98, 98))
+    expected = resample_positions(
+        own, (7, 7), prefix=0 if registers else 1, antialias=registers, offset=0.0 if registers else 0.1
+    )
+    assert torch.equal(full.model.pos_embed, expected)
+    full.set_image_size((518, 518))
+    assert torch.equal(full.model.pos_embed, own)
 
 
-def test_the_weights_hash_does_not_depend_on_the_image_size(small: Backbone) -> None:
-    other = backbones.load("dinov2_vits14", weights="random", seed=1, image_size=56)
-    assert other.weights_sha256 == small.weights_sha256
-    assert other.image_size == (56, 56) != small.image_size
+def test_the_weights_hash_does_not_depend_on_the_image_size(small: Backbone, full: Backbone) -> None:
+    assert (small.image_size, full.image_size) == ((28, 28), (518, 518))
+    assert (full.weights_sha256 == small.weights_sha256) == (full.name == small.name)
 
 
 def test_sizes_leave_no_trace_on_each_other(small: Backbone) -> None:
@@ -113,33 +113,29 @@ def test_sizes_leave_no_trace_on_each_other(small: Backbone) -> None:
     assert not small.model.pos_embed.is_inference(), "it could not be trained any more"
 
 
-def test_a_trained_backbone_keeps_its_image_size() -> None:
-    network = backbones.load("dinov2_vits14", weights="random", seed=1, image_size=28)
+def test_a_trained_backbone_keeps_its_image_size(small: Backbone) -> None:
+    network, loaded = copy.deepcopy(small), copy.deepcopy(small)
     network.requires_grad_(requires_grad=True)
     network(torch.zeros(1, 3, 28, 28), ["cls"])["cls"].sum().backward()
     assert network.model.pos_embed.grad is not None
     network.requires_grad_(requires_grad=False)
-    with pytest.raises(BackboneError, match="was trained at 28 x 28"):
-        network(torch.zeros(1, 3, 42, 42), ["cls"])
-    loaded = backbones.load("dinov2_vits14", weights="random", seed=1, image_size=28)
     loaded.load_state_dict(network.state_dict())
-    with pytest.raises(BackboneError, match="was trained at 28 x 28"):
-        loaded(torch.zeros(1, 3, 42, 42), ["cls"])
+    for trained in (network, loaded):
+        with pytest.raises(BackboneError, match="was trained at 28 x 28"):
+            trained(torch.zeros(1, 3, 42, 42), ["cls"])
 
 
-@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg"])
-def test_the_authors_own_files_are_read(name: str, tmp_path: Path) -> None:
-    ours = backbones.load(name, weights="random", seed=5, image_size=518)
-    theirs = {key: tensor.clone() for key, tensor in ours.model.state_dict().items()}
+def test_the_authors_own_files_are_read(full: Backbone, tmp_path: Path) -> None:
+    theirs = {key: tensor.clone() for key, tensor in full.model.state_dict().items()}
     theirs["mask_token"] = torch.zeros(1, 384)
-    if name.endswith("_reg"):
+    if full.name.endswith("_reg"):
         theirs["register_tokens"] = theirs.pop("reg_token")
         class_position = torch.full((1, 1, 384), 0.25)
         theirs["cls_token"] -= class_position
         theirs["pos_embed"] = torch.cat([class_position, theirs["pos_embed"]], dim=1)
     torch.save(theirs, tmp_path / "official.pth")
-    read = backbones.load(name, weights=str(tmp_path / "official.pth"), image_size=518)
-    for key, tensor in ours.model.state_dict().items():
+    read = backbones.load(full.name, weights=str(tmp_path / "official.pth"), image_size=518)
+    for key, tensor in full.model.state_dict().items():
         assert torch.allclose(read.model.state_dict()[key], tensor, atol=1e-7), key
     assert read.missing == ()
 

@@ -169,7 +169,7 @@ def test_the_derived_dinov2_uses_every_tensor() -> None:
     close = functional.cosine_similarity(values[:2], values[2:])
     far = functional.cosine_similarity(values[0:1], values[1:2])
     assert close.min() > 0.9, "a mirrored photograph is nearly the same"
-    assert far.max() < 0.5, "another photograph is far"
+    assert far.max() < 0.7, "another photograph is far"
 
 
 @pytest.mark.shared

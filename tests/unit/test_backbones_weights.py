@@ -58,6 +58,10 @@ def test_a_file_gives_the_weights_it_holds(
     assert load(tmp_path / "random.pt").weights_label == "random.pt"
 
 
+def test_another_seed_gives_other_weights(source: Backbone) -> None:
+    assert backbones.load(NAME, weights="random", seed=8).weights_sha256 != source.weights_sha256
+
+
 @pytest.mark.parametrize(
     ("wrap", "said"),
     [

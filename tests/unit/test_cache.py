@@ -150,7 +150,9 @@ def test_a_pooling_is_added_without_touching_the_others(cache: Cache) -> None:
         writer.finish(ENVIRONMENT)
     assert set(cache.entries()[0].poolings) == set(both)
     assert np.array_equal(cache.read(path, "cls").embeddings, before)
-    assert cache.read(path, "cls", layer="blocks.3").embeddings.shape == (299, 8)
+    table = cache.read(path, "cls", layer="blocks.3")
+    assert (table.layer, table.pooling, table.embeddings.shape) == ("blocks.3", "cls", (299, 8))
+    assert cache.read(path, "blocks.3/cls").layer == "blocks.3"
     assert verify(path) == []
     assert not cache.parts()
     with writer_of(cache, samples, poolings=both) as writer:
@@ -446,6 +448,7 @@ def _limited(root: Path, megabytes: float, stage: str, answers: Any) -> None:
         answers.put("finished")
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("stage", ["open", "finish"])
 def test_a_full_disk_is_an_output_error_and_harms_nothing(cache: Cache, stage: str) -> None:
     samples = samples_of(4000)
@@ -470,6 +473,12 @@ def test_a_full_disk_is_an_output_error_and_harms_nothing(cache: Cache, stage: s
             assert not list(path.parent.glob("*.tmp"))
     assert verify(path) == []
     assert set(cache.entries()[0].poolings) == {"cls", "mean"}
+
+
+def test_the_room_of_a_part_is_taken_before_the_first_image(cache: Cache) -> None:
+    with writer_of(cache, samples_of(500), poolings={"cls": 1000}):
+        (part,) = cache.parts()
+        assert part.stat().st_blocks * 512 >= 500 * 1000 * 4
 
 
 def test_names_that_look_alike_get_folders_of_their_own(cache: Cache) -> None:

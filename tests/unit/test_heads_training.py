@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -220,6 +221,21 @@ def test_same_seed_same_weights_whatever_the_global_generator_does(tmp_path: Pat
     other = fit(tmp_path / "3", dropout=0.3, augment=True, seed=1)
     assert same(load_file(one.checkpoint), load_file(two.checkpoint))
     assert not same(load_file(one.checkpoint), load_file(other.checkpoint))
+
+
+def test_every_step_draws_other_randomness(tmp_path: Path) -> None:
+    class Drawing(Net):
+        drawn: ClassVar[list[float]] = []
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.drawn.append(torch.rand(()).item())
+            features: torch.Tensor = super().forward(images)
+            return features
+
+    fit(tmp_path / "0", backbone=Drawing())
+    fit(tmp_path / "1", backbone=Drawing(), seed=1)
+    assert len(set(Drawing.drawn)) == len(Drawing.drawn) == 2 * 3 * 4
 
 
 def test_vectors_are_not_decayed_and_the_head_learns_faster() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import timm
 import torch
+from torch.overrides import TorchFunctionMode
 
 from featprobe.backbones.core import fit as fitting
 from featprobe.backbones.core import hub
@@ -23,6 +25,7 @@ from featprobe.registry import BACKBONES
 # timm's converters from a project's own key names to timm's, by the names it gives them.
 _CONVERTERS: Final = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
 _PREFIX_TOKENS: Final = 5
+_DRAWS: Final = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_})
 
 Tensors = dict[str, torch.Tensor]
 
@@ -62,13 +65,17 @@ def assemble(blueprint: Blueprint, request: LoadRequest) -> Backbone:
     facts = survey(info.architecture)
     poolings = tuple(request.poolings) or (info.default_pooling,)
     check_poolings(info, poolings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(request.seed if request.weights == RANDOM else 0)
-        model = create(info.architecture)
     loaded = _Loaded({}, (), (), ())
-    if request.weights != RANDOM:
-        loaded = _fitted(_checkpoint(blueprint, request), blueprint, facts, model, poolings, request.weights)
-        model.load_state_dict(loaded.tensors, strict=False)
+    if request.weights == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(request.seed)
+            model = create(info.architecture)
+    else:
+        checkpoint = _checkpoint(blueprint, request)
+        with _NoDraws():
+            model = create(info.architecture)
+        loaded = _fitted(checkpoint, blueprint, facts, model, poolings, request.weights)
+        _fill(model, loaded)
     state = model.state_dict()
     hashed = facts.on_path - frozenset(loaded.missing)
     backbone = Backbone(
@@ -96,8 +103,29 @@ class _Loaded:
     notes: tuple[str, ...]
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves out drawing random weights, most of the time of building a large model, where a file replaces them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return args[0] if func in _DRAWS else func(*args, **(kwargs or {}))
+
+
+def _fill(model: Any, loaded: _Loaded) -> None:
+    model.load_state_dict(loaded.tensors, strict=False)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name not in loaded.tensors:
+                # No pooling that is served reads these; they must only not be whatever the memory held.
+                tensor.zero_()
+
+
 def _timm_resize(model: Any, size: tuple[int, int]) -> None:
-    model.set_input_size(img_size=size)
+    with warnings.catch_warnings():
+        # timm's resampling of window positions indexes in a way that newer versions of torch warn of.
+        warnings.simplefilter("ignore", UserWarning)
+        model.set_input_size(img_size=size)
 
 
 def _label(weights: str) -> str:
