@@ -84,7 +84,9 @@ def hash_images(dataset: ImageSource, *, workers: int, progress: bool) -> TextAr
     found: list[str] = []
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
-        with tqdm(total=total, desc="hashing", unit="image", disable=not progress, leave=False) as bar:
+        with tqdm(
+            total=total, desc="hashing", unit="image", disable=None if progress else True, leave=False
+        ) as bar:
             for part in pool.map(digests, range(0, total, _HASHED_AT_ONCE)):
                 found += part
                 bar.update(len(part))

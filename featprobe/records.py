@@ -104,7 +104,7 @@ class Samples:
         ids, counts = np.unique(self.id, return_counts=True)
         if len(ids) != count:
             raise DataError(
-                f"{int((counts > 1).sum())} ids occur more than once, the first is {ids[counts > 1][0]!r}",
+                f"{int((counts > 1).sum())} ids occur more than once, the first is {str(ids[counts > 1][0])!r}",
                 "an id names one image",
                 "make the column id unique, or leave it out: the path is then the id",
             )
@@ -161,6 +161,36 @@ class Samples:
     def replace(self, **changes: Any) -> Samples:
         """A copy with other values in the named fields."""
         return dataclasses.replace(self, **changes)
+
+    def units(self) -> IntArray:
+        """Independent unit of each row, int64 [N]: rows joined by equal `group` or equal `sha256`, also through others.
+
+        Text that is "" joins nothing. Units are numbered in the order of their smallest id, so the numbers
+        belong to the ids and not to the order of the rows.
+        """
+        import pandas as pd
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        order = np.argsort(self.id, kind="stable")
+        left, right = [], []
+        for key in (self.group, self.sha256):
+            codes, names = pd.factorize(key[order])
+            linked = np.asarray(names)[codes] != ""
+            left.append(np.flatnonzero(linked))
+            right.append(np.unique(codes, return_index=True)[1][codes][linked])
+        ends = (np.concatenate(left), np.concatenate(right))
+        graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(self), len(self)))
+        result = np.empty(len(self), dtype=np.int64)
+        result[order] = pd.factorize(connected_components(graph, directed=False)[1])[0]
+        return result
+
+    def joined(self) -> Samples:
+        """A copy in which `group` names the unit: groups joined by equal bytes carry the name of their first id's."""
+        unit = self.units()
+        order = np.argsort(self.id, kind="stable")
+        _, first = np.unique(unit[order], return_index=True)
+        return self.replace(group=self.group[order][first][unit])
 
     def labels_sha256(self) -> str:
         """SHA-256 over (id, label name) in the order of the ids: equal for equal questions, in any row order."""

@@ -188,7 +188,9 @@ def _matrix(axes: Axes, counts: IntArray, classes: Sequence[str]) -> None:
         edge.set_color(LIGHT)
     ticks = range(len(classes)) if len(classes) <= 40 else range(0)
     names = [plain(classes[tick], 18) for tick in ticks]
-    axes.set_xticks(list(ticks), names, rotation=40, ha="right", rotation_mode="anchor")
+    room = axes.get_position().width * axes.figure.get_figwidth() / len(classes)  # type: ignore[union-attr]
+    turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(list(ticks), names, **(turned if 0.06 * _longest(classes) > room else {}))
     axes.set_yticks(list(ticks), names)
     axes.tick_params(length=0, labelsize=7 if len(classes) <= 20 else 5)
     if len(classes) > MAX_COUNTED_CLASSES:

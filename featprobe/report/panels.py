@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A paired comparison; `verdict` is "a", "b" (that one is ahead), "same" or "untested"."""
+    """A paired comparison; `a` has the better value; `verdict` is "ahead" (a is), "same" or "untested"."""
 
     a: str
     b: str
@@ -176,18 +176,16 @@ def _best_first(
 
 
 def _pairs(rows: pd.DataFrame, metric: str) -> tuple[Pair, ...]:
-    """The comparisons, clearest first."""
+    """The comparisons, largest difference first, each turned so that `a` is the one with the better value."""
     found = []
     for row in rows.to_dict("records"):
-        difference, adjusted = float(row["difference"]), float(row["p_adjusted"])
-        if not math.isfinite(adjusted):
-            verdict = "untested"
-        elif adjusted >= LEVEL or difference == 0:
-            verdict = "same"
-        else:
-            verdict = "a" if (difference > 0) != lower_is_better(metric) else "b"
-        ends = (row["ci_low"], row["ci_high"], row["p_value"])
-        found.append(Pair(row["a"], row["b"], difference, *ends, adjusted, verdict))
+        a, b, difference = row["a"], row["b"], float(row["difference"])
+        low, high, adjusted = float(row["ci_low"]), float(row["ci_high"]), float(row["p_adjusted"])
+        if difference and (difference > 0) == lower_is_better(metric):
+            a, b, difference, low, high = b, a, -difference, -high, -low
+        verdict = "ahead" if adjusted < LEVEL and difference else "same"
+        known = "untested" if math.isnan(adjusted) else verdict
+        found.append(Pair(a, b, difference, low, high, float(row["p_value"]), adjusted, known))
     return tuple(
         sorted(
             found,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featprobe.report import curves
@@ -23,7 +23,7 @@ from featprobe.report.wording import (
     tex,
 )
 
-VERDICTS = {"same": "can't be told apart", "untested": "not tested"}
+VERDICTS = {"ahead": "A is ahead", "same": "can't be told apart", "untested": "not tested"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +197,14 @@ def metrics_csv(panel: Panel) -> bytes:
 def pairs_csv(panel: Panel) -> bytes:
     """One row per pair of systems, in full precision."""
     heads = ["a", "b", "metric", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "verdict"]
-    words: Callable[[Pair], str] = lambda pair: VERDICTS.get(pair.verdict, f"{pair.verdict} is ahead")  # noqa: E731
     rows = [
-        [p.a, p.b, panel.main, *map(repr, (p.difference, p.low, p.high, p.p, p.p_adjusted)), words(p)]
+        [
+            p.a,
+            p.b,
+            panel.main,
+            *map(repr, (p.difference, p.low, p.high, p.p, p.p_adjusted)),
+            VERDICTS[p.verdict],
+        ]
         for p in panel.pairs
     ]
     return _csv([heads, *rows])

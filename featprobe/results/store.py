@@ -99,7 +99,8 @@ class ResultsFolder:
     ) -> None:
         """Add the rows of `unit`; older rows of the same models, and of the unit itself, are replaced.
 
-        `info` (JSON types) is kept in run.json. Raises ResultsError for scores that are not finite and
+        `info` (JSON types) is kept in run.json. Where it holds an `identity`, older units of the same identity
+        are replaced too: the same system, judged on an earlier list of images. Raises ResultsError for scores that are not finite and
         OutputError where the folder can't be written to; either leaves the folder as it was.
         """
         rows, table = prediction_frame(predictions), estimate_frame(estimates)
@@ -107,6 +108,9 @@ class ResultsFolder:
         with self._writing():
             old = self._read()
             replaced = models | set(old.run["units"].get(unit, {}).get("models", ()))
+            for entry in old.run["units"].values():
+                if "identity" in info and entry.get("identity") == info["identity"]:
+                    replaced |= set(entry["models"])
             units = {
                 name: _without(entry, replaced) for name, entry in old.run["units"].items() if name != unit
             }

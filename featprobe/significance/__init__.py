@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featprobe.significance.bootstrap import group_weights, units
+from featprobe.significance.bootstrap import group_weights
 from featprobe.significance.comparison import Comparison, PairDifference, Standing, compare, holm
 from featprobe.significance.intervals import estimates
 
@@ -14,5 +14,4 @@ __all__ = [
     "estimates",
     "group_weights",
     "holm",
-    "units",
 ]

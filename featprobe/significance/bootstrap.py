@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
-import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from featprobe.records import AnyArray, FloatArray, IntArray, Predictions, Samples
 
@@ -71,31 +68,11 @@ class HeldOut:
         return self.stratified if metric.needs_classes else self.plain
 
 
-def units(samples: Samples) -> IntArray:
-    """Independent unit of each row, int64 [N]: rows joined by equal `group` or equal `sha256` ("" joins none).
-
-    Units are numbered in the order of their smallest id.
-    """
-    count = len(samples)
-    order = np.argsort(samples.id, kind="stable")
-    left, right = [], []
-    for key in (samples.group, samples.sha256):
-        codes, names = pd.factorize(key[order])
-        linked = np.asarray(names)[codes] != ""
-        left.append(np.flatnonzero(linked))
-        right.append(np.unique(codes, return_index=True)[1][codes][linked])
-    ends = (np.concatenate(left), np.concatenate(right))
-    graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(count, count))
-    result = np.empty(count, dtype=np.int64)
-    result[order] = pd.factorize(connected_components(graph, directed=False)[1])[0]
-    return result
-
-
 def held_out(predictions: Predictions) -> HeldOut:
     """The test rows of one fold, ready to be resampled."""
     order = np.argsort(predictions.samples.id, kind="stable").astype(np.int64)
     samples = predictions.samples.take(order)
-    unit = units(samples)
+    unit = samples.units()
     n_units = int(unit.max(initial=-1)) + 1
     held = np.zeros((n_units, len(samples.label_names)), dtype=bool)
     held[unit, samples.label] = True

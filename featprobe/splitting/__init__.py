@@ -5,7 +5,6 @@ Every function here is pure in (ids, groups, labels, bytes, seed) and does not d
 
 from __future__ import annotations
 
-from featprobe.splitting.components import components
 from featprobe.splitting.folds import holdout, inner_folds
 from featprobe.splitting.gate import drop_leaks, gate
 from featprobe.splitting.leaks import LEAK_KINDS, Leak, find_leaks
@@ -16,7 +15,6 @@ __all__ = [
     "Fold",
     "Leak",
     "SplitPlan",
-    "components",
     "drop_leaks",
     "find_leaks",
     "gate",

@@ -9,7 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from featprobe.errors import SplitError
 from featprobe.records import IntArray, Samples
-from featprobe.splitting.components import components, groups_per_class
+from featprobe.splitting.units import groups_per_class
 
 ATTEMPTS = 20
 """Shuffles that are tried for an assignment in which every part holds every class."""
@@ -26,7 +26,7 @@ def grouped_folds(samples: Samples, folds: int, seed: int) -> tuple[IntArray, In
     all of a class in one fold is never taken. Raises SplitError where there is no other.
     """
     order = np.argsort(samples.id, kind="stable")
-    labels, units = samples.label[order], components(samples)[order]
+    labels, units = samples.label[order], samples.units()[order]
     best: tuple[IntArray, IntArray] | None = None
     for attempt in range(ATTEMPTS):
         fold = _assign(labels, units, folds, seed + 100_003 * attempt)
@@ -92,7 +92,7 @@ def inner_folds(
     judged = part.take(ordinary)
     number = min(folds, _fewest_groups(judged, "choosing C inside the training data"))
     fold, _ = grouped_folds(judged, number, seed)
-    units = components(part)
+    units = part.units()
     result = []
     for k in range(number):
         validate = ordinary[fold == k]
@@ -115,7 +115,7 @@ def holdout(
     ordinary = np.flatnonzero(part.split != "extra")
     judged = part.take(ordinary)
     number = max(2, round(1 / fraction))
-    units = components(judged)
+    units = judged.units()
     order = np.argsort(judged.id, kind="stable")
     every = len(np.unique(judged.label))
     best: tuple[tuple[int, float], IntArray] | None = None
@@ -140,7 +140,7 @@ def holdout(
             "leave rare classes out (--min-groups N)",
         )
     kept = np.setdiff1d(ordinary, best[1])
-    all_units = components(part)
+    all_units = part.units()
     spare = extra[~np.isin(all_units[extra], all_units[best[1]])]
     return rows[np.sort(np.concatenate([kept, spare]))], rows[best[1]]
 
@@ -152,7 +152,7 @@ def _thin_assign(labels: IntArray, units: IntArray, folds: int, seed: int) -> In
 
 def _fewest_groups(samples: Samples, purpose: str) -> int:
     """Groups of the rarest class that occurs; SplitError where that is 1 or there is one class only."""
-    counts = groups_per_class(samples.label, components(samples), len(samples.label_names))
+    counts = groups_per_class(samples.label, samples.units(), len(samples.label_names))
     present = np.flatnonzero(counts)
     if len(present) < 2:
         raise SplitError(

@@ -8,8 +8,8 @@ import numpy as np
 
 from featprobe.errors import ConfigError, SplitError
 from featprobe.records import IntArray, Samples
-from featprobe.splitting.components import components, groups_per_class
 from featprobe.splitting.folds import grouped_folds
+from featprobe.splitting.units import groups_per_class
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +77,7 @@ def _labelled(samples: Samples, notes: list[str]) -> Samples:
 
 def _classes(samples: Samples, min_groups: int | None, notes: list[str]) -> Samples:
     """Without the classes that hold no image or fewer than `min_groups` groups; at least two must stay."""
-    counts = groups_per_class(samples.label, components(samples), len(samples.label_names))
+    counts = groups_per_class(samples.label, samples.units(), len(samples.label_names))
     keep = counts >= max(1, min_groups or 1)
     if not keep.all():
         images = np.bincount(samples.label, minlength=len(keep))
@@ -147,7 +147,7 @@ def _cross_validation(samples: Samples, folds: int, seed: int, notes: list[str])
         notes.append(f"fold {k} has no test image of the class {samples.label_names[c]!r}")
     if len(extra):
         notes.append(f"{len(extra)} images of the split 'extra' are only trained on")
-    units = components(samples)
+    units = samples.units()
     empty = np.empty(0, dtype=np.int64)
     rounds = []
     for k in range(folds):
@@ -160,7 +160,7 @@ def _cross_validation(samples: Samples, folds: int, seed: int, notes: list[str])
 
 def _enough_groups(samples: Samples, folds: int) -> None:
     """SplitError where a class has fewer groups than there are folds."""
-    counts = groups_per_class(samples.label, components(samples), len(samples.label_names))
+    counts = groups_per_class(samples.label, samples.units(), len(samples.label_names))
     rarest = int(counts.argmin())
     if counts[rarest] >= folds:
         return

@@ -54,7 +54,9 @@ def verify(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
     """Read every byte; 1 where a file is damaged."""
     store = Cache(cache)
     damaged = 0
-    paths = [path for path in store.files() if _wanted(path, data, backbone)]
+    entries, _ = store.scan()
+    known = {entry.path: entry for entry in entries}
+    paths = [path for path in store.files() if _wanted(known.get(path), data, backbone)]
     if not paths:
         raise CacheError(
             f"the cache {cache} holds no such file", "", f"type featprobe cache ls --cache {cache}"
@@ -182,7 +184,7 @@ def export(
     else:
         suffix = format or "npz"
         targets = [
-            out / entry.dataset / f"{entry.path.stem}-{name.replace('+', '_')}.{suffix}"
+            out / entry.dataset / f"{entry.path.stem}-{name.replace('+', '_').replace('/', '-')}.{suffix}"
             for entry, name in tables
         ]
     for (entry, name), target in zip(tables, targets, strict=True):
@@ -206,10 +208,11 @@ def _named(values: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, rest) for name, _, rest in (value.rpartition("=") for value in values)]
 
 
-def _wanted(path: Path, data: Sequence[str], backbone: Sequence[str]) -> bool:
-    return (not data or path.parent.name in data) and (
-        not backbone or any(path.name.startswith(f"{name}-") for name in backbone)
-    )
+def _wanted(entry: CacheEntry | None, data: Sequence[str], backbone: Sequence[str]) -> bool:
+    """Whether a file is asked for; one that can't be opened (no entry) always is."""
+    if entry is None:
+        return True
+    return (not data or entry.dataset in data) and (not backbone or entry.recipe.backbone in backbone)
 
 
 def _chosen(store: Cache, data: Sequence[str], backbone: Sequence[str]) -> list[CacheEntry]:
@@ -225,8 +228,4 @@ def _chosen(store: Cache, data: Sequence[str], backbone: Sequence[str]) -> list[
                     nearest(name, known) or f"it holds: {listed(known) or 'nothing'}",
                     "type featprobe cache ls",
                 )
-    return [
-        entry
-        for entry in entries
-        if (not data or entry.dataset in data) and (not backbone or entry.recipe.backbone in backbone)
-    ]
+    return [entry for entry in entries if _wanted(entry, data, backbone)]

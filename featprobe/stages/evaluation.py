@@ -10,7 +10,7 @@ from featprobe import __version__, significance, splitting
 from featprobe.config import EvaluationOptions
 from featprobe.errors import SplitError
 from featprobe.metrics import DEFAULT_METRICS
-from featprobe.records import Estimate, Predictions, RunKey, Samples, sha256_json
+from featprobe.records import Estimate, Predictions, Recipe, RunKey, Samples, sha256_json
 from featprobe.stages.machine import versions
 
 
@@ -60,8 +60,16 @@ def question(name: str, samples: Samples, config: EvaluationOptions) -> Question
     passed, gate_notes = splitting.gate(
         samples, resplit=config.resplit, allow=config.allow_leaks, drop=config.drop_leaks
     )
+    # From here on a group is the unit that is split, resampled and tested, in predictions.parquet too.
+    joined = passed.joined()
+    copies = int((joined.group != passed.group).sum())
+    copies_note = (
+        (f"{copies} images joined the group of a byte-for-byte copy: copies are never apart",)
+        if copies
+        else ()
+    )
     planned, plan = splitting.plan(
-        passed, folds=config.folds, seed=config.seed, resplit=config.resplit, min_groups=config.min_groups
+        joined, folds=config.folds, seed=config.seed, resplit=config.resplit, min_groups=config.min_groups
     )
     undeclared = (
         ()
@@ -77,12 +85,18 @@ def question(name: str, samples: Samples, config: EvaluationOptions) -> Question
         "scheme": plan.scheme,
         "leaks": [*config.allow_leaks, "dropped" if config.drop_leaks else ""],
     }
-    return Question(name, planned, plan, (*undeclared, *gate_notes, *plan.notes), settings)
+    return Question(name, planned, plan, (*undeclared, *gate_notes, *copies_note, *plan.notes), settings)
 
 
 def judged(predictions: Sequence[Predictions], config: EvaluationOptions) -> list[Estimate]:
     """Every metric of one model with its interval: per fold and, where there are several, their average."""
     return significance.estimates(predictions, DEFAULT_METRICS, resamples=config.resamples, seed=config.seed)
+
+
+def identity(key: RunKey, recipe: Recipe) -> str:
+    """What a system is, whichever images it was judged on: a later list of images supersedes an earlier one."""
+    named = {name: value for name, value in key.to_dict().items() if name not in {"fold", "fingerprint"}}
+    return sha256_json({**named, "recipe": recipe.images_free})
 
 
 def with_fold(key: RunKey, fold: str) -> RunKey:

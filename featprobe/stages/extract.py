@@ -142,10 +142,13 @@ def _extract_source(
         for job in jobs:
             stack.enter_context(cache.lock(job.path))
             entry = entries.get(job.path)
-            if entry is not None and _is_hit(cache, job, entry, device):
+            heals = entry is not None and entry.n < entry.n_images and _quarantine_heals(cache, job)
+            if entry is not None and not heals and set(job.poolings) <= set(entry.poolings):
+                _refresh(cache, job, entry, device)
                 reused += 1
                 continue
-            pending.append((job, stack.enter_context(_writer(cache, config, job, entry, device))))
+            present = entry.poolings if heals and entry is not None else ()
+            pending.append((job, stack.enter_context(_writer(cache, config, job, present, device))))
         for group in _passes(pending):
             _run_pass(cache, config, group, device)
     return Summary(computed=len(pending), reused=reused, paths=tuple(job.path for job in jobs))
@@ -164,12 +167,8 @@ def _need_one_content(cache: Cache, source: Source, entries: Sequence[CacheEntry
         )
 
 
-def _is_hit(cache: Cache, job: Job, entry: CacheEntry, device: torch.device) -> bool:
-    """Whether `entry` holds all that is asked for; its labels, groups and splits are then refreshed."""
-    if not set(job.poolings) <= set(entry.poolings):
-        return False
-    if _quarantine_heals(cache, job):
-        return False
+def _refresh(cache: Cache, job: Job, entry: CacheEntry, device: torch.device) -> None:
+    """Check what is there where versions changed, and bring its labels, groups and splits up to date."""
     recorded = entry.environment.get("versions", {})
     now = versions(NUMERIC_PACKAGES)
     if any(recorded.get(package) != now[package] for package in now):
@@ -178,14 +177,11 @@ def _is_hit(cache: Cache, job: Job, entry: CacheEntry, device: torch.device) -> 
     print(
         f"{job.source.name} · {job.run.backbone} ({entry.weights_label}): cached{', labels refreshed' if changed else ''}  {job.path}"
     )
-    return True
 
 
 def _quarantine_heals(cache: Cache, job: Job) -> bool:
     """Whether an image that could not be read now can: then its row must be added."""
     quarantine = cache.read_quarantine(job.path)
-    if not len(quarantine):
-        return False
     healed = sum(
         len(batch.rows)
         for batch in loading.batches(job.source.dataset, quarantine.row, [job.rule], batch_size=32, workers=0)
@@ -225,11 +221,10 @@ def _whereabouts(job: Job) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _writer(
-    cache: Cache, config: ExtractConfig, job: Job, entry: CacheEntry | None, device: torch.device
+    cache: Cache, config: ExtractConfig, job: Job, present: Sequence[str], device: torch.device
 ) -> Iterator[Writer]:
-    present = set(entry.poolings) if entry else set()
-    fresh = entry is not None and set(job.poolings) <= present
-    wanted = sorted(present | set(job.poolings)) if fresh else list(job.poolings)
+    """The file's writer. `present`: poolings that must be written again, because more images can be read now."""
+    wanted = sorted({*present, *job.poolings})
     with cache.writer(
         job.source.name,
         job.recipe,
@@ -238,7 +233,7 @@ def _writer(
         batch_size=config.batch_size or default_batch_size(device),
         weights_label=job.backbone.weights_label,
         environment=environment(device, **_whereabouts(job)),
-        fresh=fresh,
+        fresh=bool(present),
     ) as writer:
         for note in writer.notes:
             print(f"{job.source.name} · {job.run.backbone}: {note}")

@@ -14,9 +14,17 @@ from featprobe import backbones, splitting
 from featprobe.config import FinetuneConfig
 from featprobe.errors import DataError
 from featprobe.heads import HEADS_NUMERICS, Progress, TrainingRecipe
-from featprobe.records import IntArray, Predictions, Preprocessing, RunKey
+from featprobe.records import IntArray, Predictions, Preprocessing, Recipe, RunKey
 from featprobe.results import ResultsFolder
-from featprobe.stages.evaluation import Question, announce, describe_run, judged, question, with_fold
+from featprobe.stages.evaluation import (
+    Question,
+    announce,
+    describe_run,
+    identity,
+    judged,
+    question,
+    with_fold,
+)
 from featprobe.stages.extract import load_backbone, recipe_for, resolved_rule
 from featprobe.stages.machine import device_name, need_writable, pick_device
 from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources
@@ -41,12 +49,16 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """One backbone, weights, pooling and mode over all folds: what is stored, and reused, as a whole."""
+    """One backbone, weights, pooling and mode over all folds: what is stored, and reused, as a whole.
+
+    `initial`: the recipe of the backbone before training.
+    """
 
     run: BackboneRun
     backbone: Any
     rule: Preprocessing
     pooling: str
+    initial: Recipe
     recipe: TrainingRecipe
     key: RunKey
     hash: str
@@ -149,7 +161,7 @@ def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[U
                 flip=config.flip,
                 numerics=HEADS_NUMERICS,
             )
-            units.append(Unit(run, backbone, rule, pooling, training, key, unit))
+            units.append(Unit(run, backbone, rule, pooling, recipe, training, key, unit))
     return units
 
 
@@ -224,6 +236,7 @@ def _info(subject: Subject, unit: Unit, fitted: Sequence[FittedHead], device: to
     folds = [fold.name for fold in subject.question.plan.folds]
     return {
         "key": unit.key.to_dict(),
+        "identity": identity(unit.key, unit.initial),
         "scheme": subject.question.plan.scheme,
         "training": unit.recipe.to_dict(),
         "device": device_name(device),

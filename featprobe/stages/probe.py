@@ -17,7 +17,15 @@ from featprobe.errors import CacheError, listed, nearest
 from featprobe.records import EmbeddingTable, FloatArray, Predictions, RunKey, Samples
 from featprobe.registry import PROBES
 from featprobe.results import ResultsFolder
-from featprobe.stages.evaluation import Question, announce, describe_run, judged, question, with_fold
+from featprobe.stages.evaluation import (
+    Question,
+    announce,
+    describe_run,
+    identity,
+    judged,
+    question,
+    with_fold,
+)
 from featprobe.stages.machine import need_writable
 from featprobe.stages.summary import Summary
 
@@ -260,6 +268,7 @@ def _store(config: ProbeConfig, folder: ResultsFolder, unit: Unit, outcomes: Seq
         judged(predictions, config),
         {
             "key": unit.key.to_dict(),
+            "identity": identity(unit.key, unit.table.recipe),
             "scheme": unit.subject.plan.scheme,
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
             "dataset_notes": list(unit.subject.notes),

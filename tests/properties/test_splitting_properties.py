@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from featprobe.errors import SplitError
 from featprobe.records import Samples, texts
-from featprobe.splitting import components, drop_leaks, find_leaks, holdout, inner_folds, plan
+from featprobe.splitting import drop_leaks, find_leaks, holdout, inner_folds, plan
 
 
 @st.composite
@@ -39,11 +39,11 @@ def planned(samples, seed):
         raise
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(samples=datasets(), seed=st.integers(0, 2**31))
 def test_no_unit_stands_on_both_sides(samples, seed):
     used, result = planned(samples, seed)
-    unit = components(used)
+    unit = used.units()
     tested = np.concatenate([fold.test for fold in result.folds])
     assert sorted(tested.tolist()) == list(range(len(used)))
     for fold in result.folds:
@@ -78,7 +78,7 @@ def test_the_order_of_rows_means_nothing(samples, seed, shuffle):
         assert set(used.id[early[1]]) == set(moved.id[holdout(moved, right.train, seed=seed)[1]])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(samples=datasets(with_split=True))
 def test_leaks_are_what_pairing_all_rows_finds_and_dropping_mends_them(samples):
     side = np.where(samples.split == "extra", "train", samples.split)

@@ -7,7 +7,7 @@ import pytest
 
 from featprobe.errors import ConfigError, LeakError, SplitError
 from featprobe.records import Samples, texts
-from featprobe.splitting import components, drop_leaks, find_leaks, gate, holdout, inner_folds, plan
+from featprobe.splitting import drop_leaks, find_leaks, gate, holdout, inner_folds, plan
 
 
 def samples(labels, *, group=None, split=None, sha256=None, names=("a", "b", "c")):
@@ -26,10 +26,10 @@ def grouped(per_class, images=3, names=("a", "b", "c")):
 class TestComponents:
     def test_group_and_bytes_join_through_each_other(self):
         made = samples([0] * 5, group=["p", "p", "q", "r", "s"], sha256=["1", "2", "2", "3", ""])
-        assert components(made).tolist() == [0, 0, 0, 1, 2]
+        assert made.units().tolist() == [0, 0, 0, 1, 2]
 
     def test_unknown_text_joins_nothing(self):
-        assert components(samples([0] * 3, group=["", "", ""])).tolist() == [0, 1, 2]
+        assert samples([0] * 3, group=["", "", ""]).units().tolist() == [0, 1, 2]
 
 
 class TestUsersSplit:
@@ -106,7 +106,7 @@ class TestCrossValidation:
         split = np.where(np.arange(60) % 3 == 0, "extra", "train")
         _, planned = plan(base.replace(split=split), resplit=True)
         assert planned.scheme == "grouped 5-fold cross-validation"
-        units = components(base)
+        units = base.units()
         for fold in planned.folds:
             assert (split[fold.test] != "extra").all()
             assert not set(units[fold.test]) & set(units[fold.train])
@@ -126,7 +126,7 @@ class TestCrossValidation:
         group = rng.integers(0, 6000, 20_000)
         made = samples((group % 3).tolist(), group=[f"g{g}" for g in group])
         _, planned = plan(made)
-        units = components(made)
+        units = made.units()
         for fold in planned.folds:
             assert not set(units[fold.test]) & set(units[fold.train])
             assert abs(len(fold.test) - 4000) < 200
