@@ -25,7 +25,7 @@ def write_all(out: Path, files: Mapping[str, bytes]) -> None:
             draft.replace(target)
     except OSError as error:
         _sweep(drafts)
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         raise OutputError(
             f"can't write the report to {out}",
             "the disk is full" if full else error.strerror or str(error),

@@ -40,7 +40,7 @@ def cached(featprobe, manifest, tmp_path) -> Path:
 
 
 def test_missing_data_path(featprobe, tmp_path):
-    refused(featprobe("extract", "--data", "no/such/folder", *QUICK), "no/such/folder", "type")
+    refused(featprobe("extract", "--data", "no/such/folder", *QUICK), "no/such/folder", "mend the path")
     assert not list((tmp_path / "cache").rglob("*.h5*"))
 
 

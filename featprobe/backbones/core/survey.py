@@ -87,15 +87,16 @@ def pool(model: Any, layout: Layout, features: Any, pooling: str) -> torch.Tenso
     if pooling == "pre_logits":
         pooled: torch.Tensor = model.forward_head(features, pre_logits=True)
         return pooled.float().contiguous()
-    values = features.float()
+    values: torch.Tensor = features.float()
     if pooling == "cls":
-        return values[:, 0].contiguous()  # type: ignore[no-any-return]
+        return values[:, 0].contiguous()
     if pooling == "cls+mean":
         return torch.cat([pool(model, layout, features, part) for part in ("cls", "mean")], dim=1)
     if layout.kind == "tokens":
         mean = values[:, layout.prefix :].mean(dim=1)
-        return (model.fc_norm(mean) if layout.norm_after_mean else mean).float()  # type: ignore[no-any-return]
-    return values.mean(dim=(2, 3) if layout.kind == "nchw" else (1, 2))  # type: ignore[no-any-return]
+        normalised: torch.Tensor = model.fc_norm(mean) if layout.norm_after_mean else mean
+        return normalised.float()
+    return values.mean(dim=(2, 3) if layout.kind == "nchw" else (1, 2))
 
 
 def create(timm_name: str) -> Any:
