@@ -9,7 +9,7 @@ from typing import Final
 
 MARK, MINUS, DASH = "●", "\N{MINUS SIGN}", "\N{EN DASH}"
 LEVEL: Final = 0.05
-"""A Holm-adjusted p-value below this is called a difference."""
+"""An adjusted p-value below this is called a difference."""
 
 METRICS: Final = {
     "accuracy": ("Accuracy", "share of test rows whose most probable class is the true one"),

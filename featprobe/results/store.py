@@ -222,7 +222,9 @@ class ResultsFolder:
             full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
             raise OutputError(
                 f"can't write results to {self.root}",
-                "the disk is full, or a limit on file sizes is reached" if full else error.strerror or str(error),
+                "the disk is full, or a limit on file sizes is reached"
+                if full
+                else error.strerror or str(error),
                 "free some space and type the same command again, what is there is kept"
                 if full
                 else "choose another folder with --out, or change its permissions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from featprobe.significance.bootstrap import group_weights
-from featprobe.significance.comparison import Comparison, PairDifference, Standing, compare, holm
+from featprobe.significance.comparison import Comparison, PairDifference, Standing, compare, step_down
 from featprobe.significance.intervals import estimates
 
 __all__ = [
@@ -13,5 +13,5 @@ __all__ = [
     "compare",
     "estimates",
     "group_weights",
-    "holm",
+    "step_down",
 ]

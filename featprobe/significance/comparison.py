@@ -42,7 +42,7 @@ BEST_COLUMNS = ("dataset", "level", "metric", "system", "value", "in_best_set")
 
 @dataclass(frozen=True, slots=True)
 class PairDifference:
-    """The metric of `a` less that of `b`, its interval, its p-value and that adjusted over all pairs (Holm)."""
+    """The metric of `a` less that of `b`, its interval, its p-value and that adjusted over all pairs."""
 
     dataset: str
     level: str
@@ -105,8 +105,7 @@ def compare(
     `systems`: name -> one Predictions per fold, all of one data set and level. Every system sees the same
     resamples (`weight_chunks`). For a pair, with d the difference and d* its resamples: the interval is
     d +- the `confidence` quantile of |d* - d|, and p = (1 + #{|d* - d| >= |d|}) / (B + 1), so that the two
-    agree; p is never below 2^(1 - groups), the least that so many groups can show. `p_adjusted` is Holm's
-    (Scand. J. Stat. 6, 1979). A system leaves the best set where another beats it by more than the
+    agree; p is never below 2^(1 - groups), the least that so many groups can show. `p_adjusted`: see `step_down`. A system leaves the best set where another beats it by more than the
     `confidence` quantile of the largest studentised |d* - d| over all pairs (Hsu, Multiple Comparisons,
     1996; max-t as Romano & Wolf, Econometrica 73, 2005). Raises ResultsError where systems were not tested
     on the same ids, labels and groups.
@@ -137,7 +136,7 @@ def compare(
     key = aligned[0][0].key
     about = (key.dataset, key.level, metric)
     found = {pair: judge.pair(*pair, identical=same[pair]) for pair in same}
-    adjusted = holm(np.array([p for _, _, p, _ in found.values()]))
+    adjusted = judge.adjusted({pair: p for pair, (_, _, p, _) in found.items()})
     pairs = tuple(
         PairDifference(*about, names[i], names[j], float(values[i] - values[j]), low, high, p, float(q), how)
         for ((i, j), (low, high, p, how)), q in zip(found.items(), adjusted, strict=True)
@@ -192,10 +191,28 @@ class _Judge:
         p = (1 + int((spread >= abs(difference) - ZERO).sum())) / (1 + len(spread))
         pairs = len(self.values) * (len(self.values) - 1) // 2
         method = (
-            f"paired {self.how}, symmetric; p adjusted by Holm over {pairs} pairs; "
+            f"paired {self.how}, symmetric; p adjusted over {pairs} pairs by step-down max-t; "
             f"estimand: difference of these fitted models on {self.population}"
         )
         return difference - half, difference + half, max(p, least), method
+
+    def adjusted(self, found: Mapping[tuple[int, int], float]) -> FloatArray:
+        """The p-values of all pairs, adjusted for their number, [pairs]; NaN stay NaN."""
+        p_values = np.array(list(found.values()), dtype=np.float64)
+        if not found:
+            return p_values
+        result: FloatArray = np.minimum(1.0, p_values * len(p_values))
+        gaps = np.array([self.values[i] - self.values[j] for i, j in found])
+        spread = np.array(
+            [np.abs(self.draws[i] - self.draws[j] - gap) for (i, j), gap in zip(found, gaps, strict=True)]
+        )
+        # Pairs without variance have no t: they keep Bonferroni's bound.
+        moving = np.isfinite(p_values) & (spread.max(axis=1, initial=0.0) >= ZERO)
+        if moving.any():
+            error = np.sqrt((spread[moving] ** 2).mean(axis=1))
+            stepped = step_down(np.abs(gaps[moving]) / error, spread[moving] / error[:, None])
+            result[moving] = np.maximum(stepped, p_values[moving])
+        return result
 
     def best_set(self) -> list[bool]:
         """For each system whether no other beats it beyond the simultaneous bound, [S]."""
@@ -219,13 +236,19 @@ class _Judge:
         return [not beats[:, i].any() for i in range(count)]
 
 
-def holm(p_values: FloatArray) -> FloatArray:
-    """Holm's step-down adjustment, [M]; NaN stay NaN and are not counted."""
-    adjusted = np.full(len(p_values), np.nan)
-    known = np.flatnonzero(np.isfinite(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+def step_down(statistics: FloatArray, draws: FloatArray) -> FloatArray:
+    """P-values [M] adjusted over all M hypotheses by step-down max-t (Romano & Wolf, Econometrica 73, 2005).
+
+    `statistics` [M]: |difference| / standard error; `draws` [M, B]: the same of centred resamples. The
+    hypotheses' dependence is kept, so the adjustment is smaller than Holm's, and the least p-value that B
+    resamples can show, 1 / (B + 1), does not grow with M.
+    """
+    order = np.argsort(-statistics, kind="stable")
+    # Row k: the largest resampled statistic among the hypotheses from rank k on.
+    remaining = np.maximum.accumulate(draws[order][::-1], axis=0)[::-1]
+    exceeding = (remaining >= statistics[order][:, None] * (1 - ZERO)).sum(axis=1)
+    adjusted = np.empty(len(statistics))
+    adjusted[order] = np.maximum.accumulate((1 + exceeding) / (1 + draws.shape[1]))
     return adjusted
 
 

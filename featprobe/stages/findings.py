@@ -66,7 +66,7 @@ def _differences(leader: str, others: Sequence[str], pairs: pd.DataFrame) -> Ite
         low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
         yield (
             f"{leader} minus {other}: {sign * pair.difference:+.3f} [{low:+.3f}, {high:+.3f}], "
-            f"p {_p(pair.p_adjusted)} (Holm)."
+            f"adjusted p {_p(pair.p_adjusted)}."
         )
 
 

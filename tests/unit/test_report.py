@@ -120,7 +120,7 @@ def content_of(
         "estimates": estimates,
         "predictions": pd.concat([part[1] for part in parts], ignore_index=True),
         "comparisons": pd.DataFrame(pairs, columns=columns).assign(
-            method="paired group bootstrap of the difference, 2,000 resamples, Holm over 6 pairs"
+            method="paired group bootstrap of the difference, 2,000 resamples, adjusted over 6 pairs"
         ),
         "best": pd.DataFrame(best, columns=["dataset", "level", "metric", "system"]),
         "classes": {name: classes for name, (classes, _) in datasets.items()},
