@@ -15,7 +15,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -27,7 +26,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
-from tqdm import tqdm
 
 from featprobe.errors import ConfigError, DataError, FeatprobeError, nearest
 from featprobe.records import FITS, IntArray, Preprocessing, Samples, TextArray, texts
@@ -35,7 +33,6 @@ from featprobe.records import FITS, IntArray, Preprocessing, Samples, TextArray,
 LOADING_NUMERICS: Final = 1
 """Part of every recipe; raised when a decoded image gives another input under the same preprocessing."""
 
-_HASHED_AT_ONCE: Final = 32
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2): the signal that a process gets when its parent dies
 _INTERPOLATIONS: Final = {mode.value: mode for mode in InterpolationMode if mode.value != "nearest-exact"}
 
@@ -69,37 +66,6 @@ class Batch:
     pixel_sha256: TextArray
     phash: TextArray
     quarantined: tuple[tuple[int, str], ...]
-
-
-def hash_images(dataset: ImageSource, *, workers: int, progress: bool) -> TextArray:
-    """SHA-256 (hex, [N]) of every image's bytes, "" where they can't be read. `workers`: threads.
-
-    Raises what the data set raises for a file that is missing.
-    """
-    total = len(dataset.samples)
-
-    def digests(start: int) -> list[str]:
-        return [_digest(dataset, row) for row in range(start, min(start + _HASHED_AT_ONCE, total))]
-
-    found: list[str] = []
-    pool = ThreadPoolExecutor(max(workers, 1))
-    try:
-        with tqdm(
-            total=total, desc="hashing", unit="image", disable=None if progress else True, leave=False
-        ) as bar:
-            for part in pool.map(digests, range(0, total, _HASHED_AT_ONCE)):
-                found += part
-                bar.update(len(part))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return texts(found)
-
-
-def _digest(dataset: ImageSource, row: int) -> str:
-    try:
-        return hashlib.sha256(dataset.read(row)).hexdigest()
-    except OSError:
-        return ""
 
 
 def batches(

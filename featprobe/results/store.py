@@ -128,7 +128,9 @@ class ResultsFolder:
             raise ValueError("units and files are the folder's own entries of run.json")
         with self._writing():
             old = self._read()
-            self._write(old.estimates, old.predictions, {**old.run, **_plain(values)})
+            new = {**old.run, **_plain(values)}
+            if new != old.run:
+                self._write(old.estimates, old.predictions, new)
 
     def _load(self) -> _State:
         """The present generation; read again only where the files changed."""

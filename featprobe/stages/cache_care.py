@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from featprobe import backbones
 from featprobe import cache as cache_room
 from featprobe.cache import Cache, CacheEntry
-from featprobe.datasets import DatasetOptions, open_dataset
 from featprobe.errors import CacheError, ConfigError, listed, nearest
-from featprobe.loading import hash_images
-from featprobe.stages.forward import recheck as recheck_rows
-from featprobe.stages.machine import need_writable, pick_device
+from featprobe.stages.machine import need_writable
 
 OK, FAILED = 0, 1
 
@@ -83,73 +77,22 @@ def recheck(
     weights: Sequence[str],
 ) -> int:
     """Compute `rows` rows of every file again and compare; 1 where one differs."""
+    from featprobe.stages.recheck import recheck_entry
+
     if rows < 1:
         raise ConfigError(f"--rows is {rows}", "at least one row must be computed again", "type --rows 16")
     store = Cache(cache)
-    failed = 0
-    for entry in _chosen(store, data, backbone):
-        outcome = _recheck_entry(store, entry, dict(_named(source)), dict(_named(weights)), rows)
-        failed += not outcome.agrees
+    entries = _chosen(store, data, backbone)
+    outcomes = [
+        recheck_entry(store, entry, dict(_named(source)), dict(_named(weights)), rows) for entry in entries
+    ]
+    for entry, outcome in zip(entries, outcomes, strict=True):
         verdict = "ok    " if outcome.agrees else "DIFFER"
         print(
-            f"{verdict}  {outcome.rows} rows, largest relative distance {outcome.worst:.1e} (allowed {outcome.allowed:.0e})  {entry.path}"
+            f"{verdict}  {outcome.rows} rows, largest relative distance {outcome.worst:.1e} "
+            f"(allowed {outcome.allowed:.0e})  {entry.path}"
         )
-    return FAILED if failed else OK
-
-
-def _recheck_entry(
-    store: Cache, entry: CacheEntry, sources: dict[str, str], weights: dict[str, str], rows: int
-) -> Any:
-    recorded = entry.environment.get("source", {})
-    spec = sources.get(entry.dataset) or sources.get("") or recorded.get("spec")
-    if not spec:
-        raise CacheError(
-            f"{entry.path} does not say where its images were", "", f"type --source {entry.dataset}=SPEC"
-        )
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in recorded.get("options", {}).items()
-    }
-    dataset = open_dataset(spec, DatasetOptions(**options))
-    rule = entry.recipe.preprocessing
-    pooling = entry.poolings[0]
-    chosen = (
-        weights.get(entry.recipe.backbone)
-        or weights.get("")
-        or entry.environment.get("weights", "pretrained")
-    )
-    model = backbones.load(
-        entry.recipe.backbone,
-        weights=chosen,
-        poolings=[pooling],
-        image_size=rule.image_size[0],
-        seed=int(entry.environment.get("seed", 0)),
-    )
-    if model.weights_sha256 != entry.recipe.weights:
-        raise CacheError(
-            f"the weights {chosen!r} of {entry.recipe.backbone} are not those of {entry.path}",
-            f"SHA-256 {model.weights_sha256[:12]} against {entry.recipe.weights[:12]}",
-            f"type --weights {entry.recipe.backbone}=FILE with the file that was used",
-        )
-    table = store.read(entry.path, pooling)
-    by_hash = {
-        str(value): row
-        for row, value in reversed(list(enumerate(hash_images(dataset, workers=2, progress=False))))
-    }
-    lost = [
-        str(name)
-        for name, value in zip(table.samples.id, table.samples.sha256, strict=True)
-        if str(value) not in by_hash
-    ]
-    if lost:
-        raise CacheError(
-            f"{len(lost)} cached images are not in {spec} any more",
-            f"the first is {lost[0]!r}",
-            "type the featprobe extract command again",
-        )
-    source_rows = np.array([by_hash[str(value)] for value in table.samples.sha256], dtype=np.int64)
-    device = pick_device("auto")
-    return recheck_rows(table, dataset, source_rows, model.to(device), rule, rows=rows, device=device)
+    return OK if all(outcome.agrees for outcome in outcomes) else FAILED
 
 
 def export(

@@ -74,8 +74,8 @@ def finetune(config: FinetuneConfig) -> Summary:
     runs = backbone_runs(config)
     for run in runs:
         backbones.resolve(run.backbone)
-    device = pick_device(config.device)
     sources = open_sources(config, config.workers)
+    device = pick_device(config.device)
     folder = ResultsFolder(config.out)
     computed = reused = 0
     for source in sources:

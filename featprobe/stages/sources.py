@@ -10,7 +10,7 @@ from typing import Any
 from featprobe.config import BackboneOptions, DataOptions
 from featprobe.datasets import DatasetOptions, open_dataset, split_spec
 from featprobe.errors import ConfigError, nearest
-from featprobe.loading import hash_images
+from featprobe.hashing import hash_images
 from featprobe.records import Samples
 
 WEIGHT_WORDS = ("pretrained", "random")

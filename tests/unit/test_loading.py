@@ -20,7 +20,8 @@ from PIL import Image
 from featprobe.datasets import open_dataset
 from featprobe.datasets.base import FileDataset
 from featprobe.errors import ConfigError, DataError
-from featprobe.loading import Batch, augment, batches, hash_images, preprocess
+from featprobe.hashing import hash_images
+from featprobe.loading import Batch, augment, batches, preprocess
 from featprobe.records import Preprocessing, Samples
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,0 +1,155 @@
+"""Passes over the images: one decode feeds every backbone that stands at the same image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from featprobe import loading
+from featprobe.cache import Cache, Writer
+from featprobe.config import ExtractConfig
+from featprobe.errors import CacheError
+from featprobe.stages.forward import embed, need_finite
+from featprobe.stages.machine import default_workers, environment
+from featprobe.stages.recheck import recheck
+
+if TYPE_CHECKING:
+    import torch
+
+    from featprobe.stages.extract import Job
+
+
+def grouped(pending: Sequence[tuple[Job, Writer]]) -> list[list[tuple[Job, Writer]]]:
+    """Jobs that stand at the same image with the same batch size share one pass over the images."""
+    groups: dict[tuple[int, int], list[tuple[Job, Writer]]] = {}
+    for job, writer in pending:
+        groups.setdefault((writer.position, writer.batch_size), []).append((job, writer))
+    return list(groups.values())
+
+
+def run_pass(
+    cache: Cache, config: ExtractConfig, group: Sequence[tuple[Job, Writer]], device: torch.device
+) -> None:
+    """Run the images once through every backbone of `group`, from where it stands to the end, and finish its files."""
+    source = group[0][0].source
+    start, size = group[0][1].position, group[0][1].batch_size
+    total = len(source.samples)
+    _announce(group, start, total)
+    donated = {
+        job.path: cache.donated_rows(source.name, job.recipe, writer.poolings) for job, writer in group
+    }
+    rules = list(dict.fromkeys(job.rule for job, _ in group))
+    workers = default_workers(device) if config.workers is None else config.workers
+    for job, _ in group:
+        job.backbone.to(device)
+    began = time.perf_counter()
+    stream = loading.batches(source.dataset, np.arange(start, total), rules, batch_size=size, workers=workers)
+    with tqdm(total=total, initial=start, unit="img", desc=source.name, disable=None) as bar:
+        for number, batch in enumerate(stream):
+            consumed = min(total, start + (number + 1) * size)
+            for job, writer in group:
+                images = batch.images[rules.index(job.rule)]
+                _append(config, job, writer, batch, images, donated[job.path], consumed, device)
+            bar.update(len(batch.rows) + len(batch.quarantined))
+    seconds = time.perf_counter() - began
+    for job, writer in group:
+        path = writer.finish(
+            environment(
+                device, batch_size=size, workers=workers, seconds=round(seconds, 3), **job.whereabouts
+            )
+        )
+        _report_quarantine(cache, source.name, path)
+        rate = (total - start) / max(seconds, 1e-9)
+        print(
+            f"{source.name} · {job.run.backbone} ({job.backbone.weights_label}): {total} images in {seconds:.1f} s ({rate:.0f}/s)  {path}"
+        )
+
+
+def _announce(group: Sequence[tuple[Job, Writer]], start: int, total: int) -> None:
+    for job, writer in group:
+        resumed = f", going on at image {start} of {total}" if start else ""
+        print(
+            f"{job.source.name} · {job.run.backbone} ({job.backbone.weights_label}): {job.rule.label}, {'+'.join(writer.poolings)}, "
+            f"{job.recipe.precision}{resumed}"
+        )
+
+
+def _append(
+    config: ExtractConfig,
+    job: Job,
+    writer: Writer,
+    batch: loading.Batch,
+    images: torch.Tensor,
+    donated: Mapping[str, Mapping[str, Any]],
+    consumed: int,
+    device: torch.device,
+) -> None:
+    """Embed what no earlier file of the same recipe holds, take over the rest, and commit the batch."""
+    hashes = job.source.samples.sha256[batch.rows]
+    missing = np.flatnonzero([str(value) not in donated for value in hashes])
+    fresh = embed(job.backbone, images[missing], writer.poolings, precision=config.precision, device=device)
+    embeddings = {}
+    for pooling in writer.poolings:
+        table = np.empty((len(batch.rows), job.backbone.dim(pooling)), dtype=job.recipe.storage)
+        with np.errstate(over="ignore"):  # a float16 overflow is named below, with its image
+            table[missing] = fresh[pooling]
+        for row in np.setdiff1d(np.arange(len(hashes)), missing):
+            table[row] = donated[str(hashes[row])][pooling]
+        ids = job.source.samples.id[batch.rows].tolist()
+        need_finite(table, ids, backbone=job.run.backbone, precision=config.precision, storage=config.storage)
+        embeddings[pooling] = table
+    writer.append(batch.rows, embeddings, batch.pixel_sha256, batch.phash, batch.quarantined, consumed)
+
+
+def _report_quarantine(cache: Cache, name: str, path: Path) -> None:
+    quarantine = cache.read_quarantine(path)
+    if len(quarantine):
+        print(
+            f"{name}: WARNING: {len(quarantine)} images could not be read and are in quarantine (tried again next time):"
+        )
+        for identity, reason in list(zip(quarantine.path, quarantine.reason, strict=True))[:10]:
+            print(f"  {identity}: {reason}")
+        if len(quarantine) > 10:
+            print(f"  ... and {len(quarantine) - 10} more, in {path}: quarantine/")
+
+
+def quarantine_heals(cache: Cache, job: Job) -> bool:
+    """Whether an image that could not be read now can: then its row must be added."""
+    quarantine = cache.read_quarantine(job.path)
+    healed = sum(
+        len(batch.rows)
+        for batch in loading.batches(job.source.dataset, quarantine.row, [job.rule], batch_size=32, workers=0)
+    )
+    print(f"{job.source.name}: {len(quarantine)} images in quarantine tried again, {healed} now readable")
+    return healed > 0
+
+
+def recheck_versions(
+    cache: Cache, job: Job, device: torch.device, recorded: Mapping[str, str], now: Mapping[str, str]
+) -> None:
+    """Compute 16 rows again under the versions of `now`; CacheError where they differ from the cached ones."""
+    table = cache.read(job.path, job.poolings[0])
+    positions = {str(name): row for row, name in enumerate(job.source.samples.id)}
+    readable = np.array([positions[str(name)] for name in table.samples.id], dtype=np.int64)
+    outcome = recheck(
+        table, job.source.dataset, readable, job.backbone.to(device), job.rule, rows=16, device=device
+    )
+    old = ", ".join(
+        f"{package} {recorded.get(package, '?')} -> {now[package]}"
+        for package in now
+        if recorded.get(package) != now[package]
+    )
+    if not outcome.agrees:
+        raise CacheError(
+            f"{job.path} was written under other versions ({old}) and its embeddings now come out differently",
+            f"relative distance {outcome.worst:.2g}, allowed {outcome.allowed:.2g}",
+            "remove the file and type the same command again, or go back to the old versions",
+        )
+    print(
+        f"{job.source.name} · {job.run.backbone}: {outcome.rows} rows computed again under {old}: the same to {outcome.worst:.1e}"
+    )
