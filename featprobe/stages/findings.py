@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Final
 
 import pandas as pd
 
 from featprobe.metrics import higher_is_better
 from featprobe.metrics import label as metric_label
 
-MOST_DIFFERENCES = 8
-"""Differences from the leader that are put into words; the report's table holds them all."""
+LEVEL: Final = 0.05
+"""An adjusted p-value below this is called a difference."""
+
+MOST_CONTRASTS: Final = 8
+"""Contrasts of a kind that are put into words; the report's tables hold them all."""
 
 
 def findings(
@@ -36,8 +40,9 @@ def findings(
         sentences.append(
             "Every other system is behind it beyond chance (simultaneous 95 % bounds, paired by group)."
         )
-    pairs = comparisons[(comparisons.dataset == dataset)]
-    return [*sentences, *list(_differences(leader, order[1:], pairs))[:MOST_DIFFERENCES]]
+    pairs = comparisons[comparisons.dataset == dataset]
+    asked = [*_canaries(rows)[:MOST_CONTRASTS], *_unfrozen(rows)[:MOST_CONTRASTS]]
+    return [*sentences, *(_contrast(what, a, b, pairs) for what, a, b in asked)]
 
 
 def _headline(estimates: pd.DataFrame, dataset: str, metric: str) -> pd.DataFrame:
@@ -56,18 +61,52 @@ def _order(metric: str, rows: pd.DataFrame, order: Sequence[str]) -> str:
     return f"{metric_label(metric)}, {which} first: {'; '.join(stated)}."
 
 
-def _differences(leader: str, others: Sequence[str], pairs: pd.DataFrame) -> Iterator[str]:
-    """How far the leader is from each other system, the nearest first."""
-    for other in others:
-        pair = pairs[
-            ((pairs.a == leader) & (pairs.b == other)) | ((pairs.a == other) & (pairs.b == leader))
-        ].iloc[0]
-        sign = 1.0 if pair.a == leader else -1.0
-        low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
-        yield (
-            f"{leader} minus {other}: {sign * pair.difference:+.3f} [{low:+.3f}, {high:+.3f}], "
-            f"adjusted p {_p(pair.p_adjusted)}."
-        )
+def _canaries(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(what, a, b) for every backbone that was also run with random weights: do its weights help at all?"""
+    same = [
+        "backbone",
+        "mode",
+        "pooling",
+        "layer",
+        "preprocessing",
+        "probe",
+        "protocol",
+        "fraction",
+        "shots",
+        "seed",
+    ]
+    found = []
+    for _, part in rows.groupby(same, sort=False, dropna=False):
+        control = part.index[part.weights == "random"]
+        found += [
+            ("Given weights less random ones", str(a), str(b))
+            for a in part.index[part.weights != "random"]
+            for b in control
+        ]
+    return found
+
+
+def _unfrozen(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(what, a, b) for every trained model with the frozen probe of the same backbone: does training it help?"""
+    same = ["backbone", "weights", "pooling", "preprocessing", "seed"]
+    found = []
+    for _, part in rows.groupby(same, sort=False, dropna=False):
+        frozen = part[part["mode"] == "frozen"]
+        chosen = frozen.index[frozen.probe == "logistic"].tolist() or frozen.index.tolist()
+        trained = part.index[~part["mode"].isin(["frozen"])]
+        found += [("Trained less frozen", str(a), str(chosen[0])) for a in trained if chosen]
+    return found
+
+
+def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame) -> str:
+    pair = pairs[((pairs.a == a) & (pairs.b == b)) | ((pairs.a == b) & (pairs.b == a))].iloc[0]
+    sign = 1.0 if pair.a == a else -1.0
+    low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
+    verdict = "a real difference" if pair.p_adjusted < LEVEL else "can't be told apart"
+    return (
+        f"{what}, {a} minus {b}: {sign * pair.difference:+.3f} [{low:+.3f}, {high:+.3f}], "
+        f"p adjusted for all pairs {_p(pair.p_adjusted)}: {verdict}."
+    )
 
 
 def _value(rows: pd.DataFrame, system: str) -> str:
