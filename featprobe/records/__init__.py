@@ -1,0 +1,54 @@
+"""The nouns that travel between the rooms: Samples, Preprocessing, Recipe, EmbeddingTable, Predictions, Estimate.
+
+Every record is frozen and says the shape and type of each array, so that a room can be read without the
+one that filled it.
+"""
+
+from __future__ import annotations
+
+from featprobe.records.outcome import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, Predictions, RunKey
+from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
+from featprobe.records.reporting import EmbeddingMap, ReportContent
+from featprobe.records.samples import Quarantine, Samples, images_sha256
+from featprobe.records.values import (
+    FITS,
+    POOLINGS,
+    PRECISIONS,
+    PREPROCESSING_RULES,
+    SPLITS,
+    AnyArray,
+    FloatArray,
+    IntArray,
+    TextArray,
+    canonical_json,
+    sha256_json,
+    texts,
+)
+
+__all__ = [
+    "ESTIMATE_COLUMNS",
+    "FITS",
+    "KEY_COLUMNS",
+    "POOLINGS",
+    "PRECISIONS",
+    "PREPROCESSING_RULES",
+    "SPLITS",
+    "AnyArray",
+    "EmbeddingMap",
+    "EmbeddingTable",
+    "Estimate",
+    "FloatArray",
+    "IntArray",
+    "Predictions",
+    "Preprocessing",
+    "Quarantine",
+    "Recipe",
+    "ReportContent",
+    "RunKey",
+    "Samples",
+    "TextArray",
+    "canonical_json",
+    "images_sha256",
+    "sha256_json",
+    "texts",
+]

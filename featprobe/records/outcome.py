@@ -1,0 +1,119 @@
+"""What came out: predictions, where frozen and fine-tuned models meet, and estimates with their intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from featprobe.records.samples import Samples
+from featprobe.records.values import FloatArray, IntArray
+
+KEY_COLUMNS: Final = (
+    "dataset",
+    "backbone",
+    "weights",
+    "mode",
+    "pooling",
+    "layer",
+    "preprocessing",
+    "probe",
+    "protocol",
+    "fraction",
+    "shots",
+    "seed",
+    "fold",
+    "level",
+    "fingerprint",
+)
+"""The columns that results.csv and predictions.parquet share; together they name one fitted model."""
+
+ESTIMATE_COLUMNS: Final = (
+    *KEY_COLUMNS,
+    "n_train",
+    "n_test",
+    "n_groups",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "ci_method",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """What names one fitted model; the columns KEY_COLUMNS of every table.
+
+    `mode`: frozen, head, full, ...; `fraction`: of the training labels; `shots`: per class, 0 for all;
+    `fold`: "test" under the user's split, "0" ... under cross-validation, "mean" for their average;
+    `level`: image or case.
+    """
+
+    dataset: str
+    backbone: str
+    weights: str
+    mode: str
+    pooling: str
+    preprocessing: str
+    probe: str
+    fingerprint: str
+    layer: str = ""
+    protocol: str = "featprobe"
+    fraction: float = 1.0
+    shots: int = 0
+    seed: int = 0
+    fold: str = "test"
+    level: str = "image"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Column -> value, in the order of KEY_COLUMNS."""
+        return {name: getattr(self, name) for name in KEY_COLUMNS}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What one fitted model said about the test rows: where frozen and fine-tuned models meet.
+
+    `samples`: the N test rows. `y_score`: float64 [N, C], probabilities over `samples.label_names`, rows
+    sum to 1. `n_train`: rows it was fitted on.
+    """
+
+    key: RunKey
+    samples: Samples
+    y_score: FloatArray
+    n_train: int
+
+    def __post_init__(self) -> None:
+        expected = (len(self.samples), len(self.samples.label_names))
+        if self.y_score.shape != expected:
+            raise ValueError(f"y_score has shape {self.y_score.shape}, not {expected}")
+
+    @property
+    def y_true(self) -> IntArray:
+        """int64 [N]."""
+        return self.samples.label
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One metric of one model (or of the average over folds) with its interval, a row of results.csv.
+
+    `n_groups`: independent groups in the test rows. `ci_method` names method, confidence and estimand; an
+    interval that is not defined is NaN and `ci_method` says why.
+    """
+
+    key: RunKey
+    n_train: int
+    n_test: int
+    n_groups: int
+    metric: str
+    value: float
+    ci_low: float
+    ci_high: float
+    ci_method: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Column -> value, in the order of ESTIMATE_COLUMNS."""
+        values = self.key.to_dict()
+        values.update({name: getattr(self, name) for name in ESTIMATE_COLUMNS[len(KEY_COLUMNS) :]})
+        return values

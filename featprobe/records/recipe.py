@@ -1,0 +1,133 @@
+"""Everything that can change an embedding, as one record whose hash names the cache file; and the embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featprobe.records.samples import Samples
+from featprobe.records.values import canonical_json, sha256_json
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a decoded image becomes a backbone's input, as resolved numbers.
+
+    `image_size` (height, width) is what the backbone sees. `fit`: "crop" scales the shorter side to
+    `resize` and crops the centre; "pad" scales the longer side to `image_size` and pads with `pad_value`
+    (8-bit grey level); "squash" scales both sides, whatever the aspect. `mean` and `std` are per channel of
+    [0, 1]-scaled values.
+    """
+
+    image_size: tuple[int, int]
+    fit: str
+    resize: int | None
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    antialias: bool = True
+    pad_value: int = 0
+    channels: str = "rgb, grey repeated, alpha dropped"
+    intensity: str = "8-bit / 255"
+
+    @property
+    def label(self) -> str:
+        """A short name for tables, such as `resize256-crop224-bicubic`."""
+        height, width = self.image_size
+        size = str(height) if height == width else f"{height}x{width}"
+        scaled = f"resize{self.resize}-" if self.fit == "crop" else ""
+        return f"{scaled}{self.fit}{size}-{self.interpolation}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON types."""
+        values = dataclasses.asdict(self)
+        for name in ("image_size", "mean", "std"):
+            values[name] = list(values[name])
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`."""
+        known = dict(values)
+        for name in ("image_size", "mean", "std"):
+            known[name] = tuple(known[name])
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that can change an embedding; the SHA-256 of its canonical JSON names the cache file.
+
+    `images`: `images_sha256` of the data set. `backbone`: its name; `architecture`: what was built.
+    `weights`: SHA-256 of the loaded tensors. `precision`: arithmetic of the forward pass; `storage`: dtype
+    on disk. `numerics`: an integer per family and decoder, raised when reference values change.
+    Device, batch size, workers, labels, groups, splits and pooling are not in it.
+    """
+
+    images: str
+    backbone: str
+    architecture: str
+    weights: str
+    preprocessing: Preprocessing
+    precision: str = "fp32"
+    storage: str = "float32"
+    numerics: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        return canonical_json(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON types."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["preprocessing"] = self.preprocessing.to_dict()
+        values["numerics"] = dict(self.numerics)
+        return values
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
+        return cls(**values)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def images_free(self) -> str:
+        """SHA-256 of the recipe without `images`: equal where only the list of images differs."""
+        values = self.to_dict()
+        del values["images"]
+        return sha256_json(values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingTable:
+    """The embeddings of one data set under one recipe and pooling.
+
+    `embeddings`: float32 (or float16 where stored so) [N, D], row i belongs to `samples` row i.
+    `weights_label` is "pretrained", "random" or a file's name, for tables; `layer` is "" for the last.
+    """
+
+    dataset: str
+    samples: Samples
+    embeddings: npt.NDArray[np.floating[Any]]
+    pooling: str
+    recipe: Recipe
+    weights_label: str
+    layer: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's."""
+        return self.recipe.fingerprint
