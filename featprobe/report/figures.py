@@ -26,6 +26,9 @@ from featprobe.report.wording import (
 )
 
 WIDTH = 4.8
+PAGE_WIDTH = 9.6
+MATRICES_PER_ROW = ((3, 4), (12, 3), (24, 2), (10**9, 1))
+"""(at most so many classes, matrices side by side): the cells stay large enough for their counts."""
 MAX_CURVES = 8
 MAX_MATRICES = 8
 MAX_COUNTED_CLASSES = 12
@@ -155,10 +158,10 @@ def matrices(panel: Panel) -> Figure | None:
     shown = panel.systems[:MAX_MATRICES]
     if not len(panel.predictions) or len(panel.classes) < 2:
         return None
-    small = len(panel.classes) <= 6
-    columns = min(2, len(shown)) if small else 1
-    titles = [plain(system, 32 if small else 64) for system in shown]
-    side, gap = (WIDTH / 2 - 0.4, 0.15) if small else (WIDTH - 1.2, 0.0)
+    columns = min(len(shown), next(n for most, n in MATRICES_PER_ROW if len(panel.classes) <= most))
+    gap = 0.18
+    side = min((PAGE_WIDTH - 0.9 - (columns - 1) * gap) / columns, 3.6)
+    titles = [plain(system, max(16, int(13 * side))) for system in shown]
     pitch = side + 0.14 * max(title.count("\n") + 1 for title in titles) + 0.2
     wide, high = columns * side + (columns - 1) * gap, math.ceil(len(shown) / columns) * pitch
     figure = Figure(figsize=(wide, high))

@@ -42,6 +42,7 @@ class Picture:
     source: str
     alt: str
     caption: str
+    wide: bool = False
 
 
 @dataclass(slots=True)
@@ -56,14 +57,16 @@ class Output:
         self.files[f"tables/{name}.tex"] = tables.to_latex(table, name)
         return table
 
-    def picture(self, name: str, draw: Callable[[], Figure | None], alt: str, caption: str) -> list[Picture]:
+    def picture(
+        self, name: str, draw: Callable[[], Figure | None], alt: str, caption: str, *, wide: bool = False
+    ) -> list[Picture]:
         """Adds the figure as SVG and PNG, and returns it for the page; nothing where there is nothing to draw."""
         files = render(draw)
         self.files |= {f"figures/{name}.{kind}": data for kind, data in files.items()}
         if not files:
             return []
         source = "data:image/svg+xml;base64," + base64.b64encode(files["svg"]).decode()
-        return [Picture(name, source, alt, caption)]
+        return [Picture(name, source, alt, caption, wide)]
 
 
 def write_report(content: ReportContent, out: Path) -> Path:
@@ -160,7 +163,7 @@ def _facts(panel: Panel) -> Iterator[tuple[str, str]]:
     if len(panel.predictions):
         first = panel.predictions[panel.predictions["system"] == panel.systems[0]]
         counts = first["y_true"].value_counts()
-        per_class = [f"{name} {int(counts.get(name, 0)):,}" for name in panel.classes]
+        per_class = [f"{name} ({int(counts.get(name, 0)):,})" for name in panel.classes]
         more = f", and {len(per_class) - 12} more" if len(per_class) > 12 else ""
         yield "Classes", f"{len(per_class)}, in the test rows: {', '.join(per_class[:12])}{more}"
 
@@ -170,12 +173,6 @@ def _pictures(panel: Panel, output: Output) -> Iterator[Picture]:
     kinds: tuple[tuple[str, Callable[[Panel], Figure | None], str, str], ...] = (
         ("forest", figures.forest, figures.describe_forest(panel), _forest_caption(panel)),
         ("roc", figures.roc, f"ROC curves on {panel.title}, one per system. {words}", _roc_caption(panel)),
-        (
-            "confusion",
-            figures.matrices,
-            f"Confusion matrices on {panel.title}, one per system. {words}",
-            _matrix_caption(panel),
-        ),
     )
     for kind, draw, alt, caption in kinds:
         yield from output.picture(f"{name}-{kind}", functools.partial(draw, panel), alt, caption)
@@ -188,6 +185,14 @@ def _pictures(panel: Panel, output: Output) -> Iterator[Picture]:
             alt,
             f"{item.title}. {item.method} map of the embeddings: each point is an image, near points look alike to the backbone. A map shows a tendency; it tests nothing.",
         )
+    # Matrices need the whole width of the page, so they come last.
+    yield from output.picture(
+        f"{name}-confusion",
+        functools.partial(figures.matrices, panel),
+        f"Confusion matrices on {panel.title}, one per system. {words}",
+        _matrix_caption(panel),
+        wide=True,
+    )
 
 
 def _in_words(panel: Panel) -> str:

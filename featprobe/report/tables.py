@@ -113,7 +113,7 @@ def pairs_table(panel: Panel, pairs: Sequence[Pair]) -> Table:
         )
         for pair in pairs
     )
-    header = ("A", "B", f"Difference A {MINUS} B [95 %, this pair alone]", "p", "p (adjusted)", "Verdict")
+    header = ("A", "B", f"A {MINUS} B [95 %, pair alone]", "p", "p (adjusted)", "Verdict")
     return Table(f"{panel.title}: paired differences in {in_sentence(panel.main)}", header, rows, left=2)
 
 

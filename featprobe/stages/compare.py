@@ -78,7 +78,7 @@ def _content(
     rows, best = [], []
     classes: dict[str, tuple[str, ...]] = {}
     for (dataset, _), part in predictions.groupby(["dataset", "level"], sort=False):
-        systems = _systems(part)
+        systems = _systems(part, predictions.attrs)
         classes[str(dataset)] = next(iter(systems.values()))[0].samples.label_names
         outcome = significance.compare(systems, config.metric, resamples=config.resamples, seed=config.seed)
         rows.append(outcome.pairs_frame())
@@ -101,11 +101,14 @@ def _content(
     )
 
 
-def _systems(frame: pd.DataFrame) -> dict[str, list[Predictions]]:
-    return {
-        str(name): to_predictions(part.drop(columns="system"))
-        for name, part in frame.groupby("system", sort=False)
-    }
+def _systems(frame: pd.DataFrame, about: Mapping[Any, Any]) -> dict[str, list[Predictions]]:
+    """Predictions by system; `about`: what the whole frame's `attrs` say of classes and groups."""
+    systems = {}
+    for name, part in frame.groupby("system", sort=False):
+        own = part.drop(columns="system")
+        own.attrs = dict(about)
+        systems[str(name)] = to_predictions(own)
+    return systems
 
 
 def _notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -34,9 +34,10 @@ def add_systems(*frames: pd.DataFrame) -> list[pd.DataFrame]:
     named = []
     for frame in frames:
         positions = frame.reset_index(drop=True)
-        named.append(
-            positions.merge(keys, on=["dataset", *SYSTEM_COLUMNS], how="left", validate="many_to_one")
-        )
+        merged = positions.merge(keys, on=["dataset", *SYSTEM_COLUMNS], how="left", validate="many_to_one")
+        # What travels with a frame, such as the order of its classes, does not survive a merge.
+        merged.attrs = frame.attrs
+        named.append(merged)
     return named
 
 

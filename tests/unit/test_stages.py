@@ -87,6 +87,11 @@ class TestSystems:
         names = self.names(KEY, dataclasses.replace(KEY, fingerprint="b" * 64))
         assert names == ["resnet18 · frozen logistic #aaaaaa", "resnet18 · frozen logistic #bbbbbb"]
 
+    def test_what_travels_with_a_frame_stays(self):
+        frame = pd.DataFrame([KEY.to_dict()])
+        frame.attrs["classes"] = {"d": ("b", "a")}
+        assert add_systems(frame)[0].attrs == {"classes": {"d": ("b", "a")}}
+
     def test_folds_of_one_model_are_one_system(self):
         assert len(set(self.names(KEY, dataclasses.replace(KEY, fold="0")))) == 1
 
