@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -14,7 +16,7 @@ from featprobe import probes, splitting
 from featprobe.cache import Cache, CacheEntry
 from featprobe.config import ProbeConfig
 from featprobe.errors import CacheError, listed, nearest
-from featprobe.records import EmbeddingTable, FloatArray, Predictions, RunKey, Samples
+from featprobe.records import AnyArray, FloatArray, Predictions, RunKey, Samples
 from featprobe.registry import PROBES
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
@@ -31,11 +33,20 @@ from featprobe.stages.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """One pooling of one cache file; its embeddings are read when a probe needs them, one table at a time."""
+
+    entry: CacheEntry
+    pooling: str
+    samples: Samples
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Unit:
     """One probe on one embedding table, over all folds: what is stored, and reused, as a whole."""
 
     subject: Question
-    table: EmbeddingTable
+    table: Table
     probe: str
     key: RunKey
     hash: str
@@ -59,7 +70,8 @@ def probe(config: ProbeConfig) -> Summary:
     """
     for name in config.probe:
         PROBES.get(name)
-    tables = _tables(config)
+    cache = Cache(config.cache)
+    tables = _tables(cache, config)
     need_writable(config.out)
     folder = ResultsFolder(config.out)
     units = [
@@ -69,7 +81,7 @@ def probe(config: ProbeConfig) -> Summary:
         for name in config.probe
     ]
     todo = [unit for unit in units if not folder.has(unit.hash)]
-    _fit_all(config, folder, todo)
+    _fit_all(cache, config, folder, todo)
     folder.record_run(probe=describe_run(config, "probe"))
     print(
         f"probe: {len(todo)} computed, {len(units) - len(todo)} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
@@ -77,13 +89,13 @@ def probe(config: ProbeConfig) -> Summary:
     return Summary(len(todo), len(units) - len(todo), (config.out / "results.csv",))
 
 
-def _tables(config: ProbeConfig) -> list[EmbeddingTable]:
-    cache = Cache(config.cache)
+def _tables(cache: Cache, config: ProbeConfig) -> list[Table]:
     entries = _selected(cache, config)
     tables = []
     for entry in entries:
+        samples = cache.read_samples(entry.path)
         poolings = [pooling for pooling in entry.poolings if not config.pooling or pooling in config.pooling]
-        tables += [cache.read(entry.path, pooling) for pooling in poolings]
+        tables += [Table(entry, pooling, samples) for pooling in poolings]
     if not tables:
         there = sorted({pooling for entry in entries for pooling in entry.poolings})
         raise CacheError(
@@ -114,7 +126,7 @@ def _selected(cache: Cache, config: ProbeConfig) -> list[CacheEntry]:
         if (not config.data or entry.dataset in config.data)
         and (not config.backbone or entry.recipe.backbone in config.backbone)
     ]
-    unfinished = [part for part in cache.parts() if not config.data or part.parent.name in config.data]
+    unfinished = [part for name in config.data or (None,) for part in cache.parts(name)]
     if unfinished:
         raise CacheError(
             f"an extraction is unfinished: {unfinished[0]}",
@@ -130,13 +142,11 @@ def _selected(cache: Cache, config: ProbeConfig) -> list[CacheEntry]:
     return chosen
 
 
-def _questions(
-    config: ProbeConfig, tables: Sequence[EmbeddingTable]
-) -> list[tuple[Question, list[EmbeddingTable]]]:
+def _questions(config: ProbeConfig, tables: Sequence[Table]) -> list[tuple[Question, list[Table]]]:
     """Per data set: the gate and the folds, made once for all its tables, which must hold the same images."""
     found = []
-    for name in dict.fromkeys(table.dataset for table in tables):
-        members = [table for table in tables if table.dataset == name]
+    for name in dict.fromkeys(table.entry.dataset for table in tables):
+        members = [table for table in tables if table.entry.dataset == name]
         for other in members[1:]:
             _need_same(members[0], other)
         subject = question(name, members[0].samples, config)
@@ -145,7 +155,7 @@ def _questions(
     return found
 
 
-def _need_same(first: EmbeddingTable, other: EmbeddingTable) -> None:
+def _need_same(first: Table, other: Table) -> None:
     def told(samples: Samples) -> list[list[Any]]:
         return [
             samples.id.tolist(),
@@ -157,43 +167,50 @@ def _need_same(first: EmbeddingTable, other: EmbeddingTable) -> None:
 
     if told(first.samples) != told(other.samples):
         raise CacheError(
-            f"{first.recipe.backbone} and {other.recipe.backbone} were extracted from different states of the data set {first.dataset!r}",
+            f"{first.entry.recipe.backbone} and {other.entry.recipe.backbone} were extracted from different states of the data set {first.entry.dataset!r}",
             f"{len(first.samples)} against {len(other.samples)} images, or other labels, groups or splits",
             "type featprobe extract for both again: what is cached is only refreshed",
         )
 
 
-def _unit(config: ProbeConfig, subject: Question, table: EmbeddingTable, name: str) -> Unit:
+def _unit(config: ProbeConfig, subject: Question, table: Table, name: str) -> Unit:
+    layer, _, pooling = table.pooling.rpartition("/")
+    recipe = table.entry.recipe
     key = RunKey(
         dataset=subject.name,
-        backbone=table.recipe.backbone,
-        weights=table.weights_label,
+        backbone=recipe.backbone,
+        weights=table.entry.weights_label,
         mode="frozen",
-        pooling=table.pooling,
-        layer=table.layer,
-        preprocessing=table.recipe.preprocessing.label,
+        pooling=pooling,
+        layer=layer,
+        preprocessing=recipe.preprocessing.label,
         probe=name,
         seed=config.seed,
-        fingerprint=table.fingerprint,
+        fingerprint=recipe.fingerprint,
     )
-    return Unit(
-        subject,
-        table,
-        name,
-        key,
-        subject.unit(table.fingerprint, stage="probe", pooling=table.pooling, layer=table.layer, probe=name),
-    )
+    unit = subject.unit(recipe.fingerprint, stage="probe", pooling=pooling, layer=layer, probe=name)
+    return Unit(subject, table, name, key, unit)
 
 
-def _fit_all(config: ProbeConfig, folder: ResultsFolder, units: Sequence[Unit]) -> None:
+def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Sequence[Unit]) -> None:
     """Every (unit, fold) in parallel with one BLAS thread each; a unit is stored as soon as its folds are done."""
     tasks = [(unit, number) for unit in units for number in range(len(unit.subject.plan.folds))]
     jobs = min(config.jobs or joblib.cpu_count(), max(1, len(tasks)))
     if not tasks:
         return
+
+    @functools.lru_cache(maxsize=1)
+    def embeddings(path: Path, pooling: str) -> AnyArray:
+        return np.asarray(cache.read(path, pooling).embeddings)
+
     with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
-            joblib.delayed(_fit_fold)(*_fold_arrays(unit, number, config.seed)) for unit, number in tasks
+            joblib.delayed(_fit_fold)(
+                *_fold_arrays(
+                    unit, number, embeddings(unit.table.entry.path, unit.table.pooling), config.seed
+                )
+            )
+            for unit, number in tasks
         )
         done: dict[str, list[Outcome]] = {}
         for (unit, _), outcome in zip(
@@ -204,18 +221,18 @@ def _fit_all(config: ProbeConfig, folder: ResultsFolder, units: Sequence[Unit]) 
                 _store(config, folder, unit, done.pop(unit.hash))
 
 
-def _fold_arrays(unit: Unit, number: int, seed: int) -> tuple[Any, ...]:
+def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray, seed: int) -> tuple[Any, ...]:
     """Plain arrays of one fold: X and y to learn from, selection and calibration parts, X to be judged on."""
-    subject, table = unit.subject, unit.table
+    subject = unit.subject
     fold = subject.plan.folds[number]
     samples = subject.samples
-    positions = {str(name): row for row, name in enumerate(table.samples.id)}
+    positions = {str(name): row for row, name in enumerate(unit.table.samples.id)}
     rows = np.array([positions[str(name)] for name in samples.id], dtype=np.int64)
     learn = np.concatenate([fold.train, fold.val])
     calibration = splitting.inner_folds(samples, learn, folds=5, seed=seed)
     on_val = [(np.arange(len(fold.train)), np.arange(len(fold.train), len(learn)))]
     selection = on_val if len(fold.val) else calibration
-    X = np.asarray(table.embeddings, dtype=np.float64)[rows]
+    X = embeddings[rows].astype(np.float64)
     return (
         unit.probe,
         X[learn],
@@ -268,7 +285,7 @@ def _store(config: ProbeConfig, folder: ResultsFolder, unit: Unit, outcomes: Seq
         judged(predictions, config),
         {
             "key": unit.key.to_dict(),
-            "identity": identity(unit.key, unit.table.recipe),
+            "identity": identity(unit.key, unit.table.entry.recipe),
             "scheme": unit.subject.plan.scheme,
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
             "dataset_notes": list(unit.subject.notes),
