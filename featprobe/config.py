@@ -24,15 +24,36 @@ C = TypeVar("C")
 
 
 def option(
-    default: Any, text: str, *, choices: tuple[str, ...] = (), metavar: str = "", positional: bool = False
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    metavar: str = "",
+    positional: bool = False,
+    least: float | None = None,
 ) -> Any:
-    """A configuration field with what the command line shows of it."""
-    extra = {"help": text, "choices": choices, "metavar": metavar, "positional": positional}
+    """A configuration field with what the command line shows of it; `least` bounds a number from below."""
+    extra = {"help": text, "choices": choices, "metavar": metavar, "positional": positional, "least": least}
     return dataclasses.field(default=default, metadata=extra)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class Bounded:
+    """Refuses numbers below their field's `least`, whichever door they came through (ConfigError)."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), field.metadata["least"]
+            if least is not None and value is not None and value < least:
+                flag = "--" + field.name.replace("_", "-")
+                default = field.default if field.default is not None else least
+                raise ConfigError(
+                    f"{flag} is {value}", f"it must be at least {least:g}", f"type {flag} {default}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Bounded):
     """Which images, and how their table is read."""
 
     data: tuple[str, ...] = option(
@@ -56,7 +77,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneOptions:
+class BackboneOptions(Bounded):
     """Which backbones, with which weights, on which input."""
 
     backbone: tuple[str, ...] = option(
@@ -75,29 +96,33 @@ class BackboneOptions:
         "whose evaluation protocol (default: the authors' where published, else native)",
         choices=PREPROCESSING_RULES,
     )
-    image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS")
+    image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS", least=1)
     fit: str | None = option(None, "how an image is brought to that size", choices=FITS)
     offline: bool = option(False, "never touch the network (also FEATPROBE_OFFLINE=1)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineOptions:
+class MachineOptions(Bounded):
     """Where it runs; none of it changes a result beyond floating-point noise."""
 
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", metavar="DEVICE")
     precision: str = option("fp32", "arithmetic of the forward pass; part of the recipe", choices=PRECISIONS)
-    batch_size: int | None = option(None, "images per batch (default: chosen by device)", metavar="N")
-    workers: int | None = option(None, "processes that decode images (default: chosen by cores)", metavar="N")
+    batch_size: int | None = option(
+        None, "images per batch (default: chosen by device)", metavar="N", least=1
+    )
+    workers: int | None = option(
+        None, "processes that decode images (default: chosen by cores)", metavar="N", least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class EvaluationOptions(Bounded):
     """How models are judged: splits, the gate against leaks, intervals."""
 
     out: Path = option(
         Path("results"), "folder for results.csv, predictions.parquet and run.json", metavar="DIR"
     )
-    folds: int = option(5, "outer folds where the data bring no split", metavar="K")
+    folds: int = option(5, "outer folds where the data bring no split", metavar="K", least=2)
     resplit: bool = option(False, "ignore the split column and make grouped folds")
     allow_leaks: tuple[str, ...] = option(
         (),
@@ -105,9 +130,9 @@ class EvaluationOptions:
         choices=("group", "bytes", "label-conflict"),
     )
     drop_leaks: bool = option(False, "remove the training copy of what leaks; the report says so")
-    min_groups: int | None = option(None, "drop, and report, classes with fewer groups", metavar="N")
-    resamples: int = option(2000, "bootstrap resamples of groups per interval", metavar="N")
-    seed: int = option(0, "seed of splits, heads and resamples", metavar="N")
+    min_groups: int | None = option(None, "drop, and report, classes with fewer groups", metavar="N", least=1)
+    resamples: int = option(2000, "bootstrap resamples of groups per interval", metavar="N", least=50)
+    seed: int = option(0, "seed of splits, heads and resamples", metavar="N", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +141,7 @@ class ExtractConfig(MachineOptions, BackboneOptions, DataOptions):
 
     cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
     storage: str = option("float32", "dtype of the cached embeddings", choices=("float32", "float16"))
-    seed: int = option(0, "seed of random weights", metavar="N")
+    seed: int = option(0, "seed of random weights", metavar="N", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +155,7 @@ class ProbeConfig(EvaluationOptions):
         (), "only these poolings (default: all that are cached)", choices=POOLINGS
     )
     probe: tuple[str, ...] = option(("logistic", "svm"), "which probes", metavar="NAME")
-    jobs: int | None = option(None, "models fitted at a time (default: all cores)", metavar="N")
+    jobs: int | None = option(None, "models fitted at a time (default: all cores)", metavar="N", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,19 +166,19 @@ class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOpt
         ("full",), "what is trained: every weight, or a head on the frozen backbone", choices=("full", "head")
     )
     epochs: int | None = option(
-        None, "passes over the training images at most (default: 10, for a head 100)", metavar="N"
+        None, "passes over the training images at most (default: 10, for a head 100)", metavar="N", least=1
     )
-    patience: int = option(5, "epochs without a better validation loss before stopping", metavar="N")
+    patience: int = option(5, "epochs without a better validation loss before stopping", metavar="N", least=0)
     lr: float | None = option(
         None, "learning rate (default: 1e-4 for the backbone, 1e-3 for a head)", metavar="RATE"
     )
-    weight_decay: float = option(0.05, "AdamW's decoupled weight decay", metavar="RATE")
+    weight_decay: float = option(0.05, "AdamW's decoupled weight decay", metavar="RATE", least=0)
     augment: bool = option(True, "random resized crops and light jitter of the training images")
     flip: bool = option(False, "also flip training images left to right (changes anatomy: off by default)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(Bounded):
     """Compare what was evaluated, with paired statistics, and write the report."""
 
     results: tuple[Path, ...] = option(
@@ -166,8 +191,8 @@ class CompareConfig:
     metric: str = option("balanced_accuracy", "the metric that the comparison is about", metavar="NAME")
     title: str = option("Which backbone?", "title of the report", metavar="TEXT")
     map: str = option("pca", "embedding map", choices=("pca", "umap", "none"))
-    resamples: int = option(2000, "bootstrap resamples of groups", metavar="N")
-    seed: int = option(0, "seed of the resamples", metavar="N")
+    resamples: int = option(2000, "bootstrap resamples of groups", metavar="N", least=50)
+    seed: int = option(0, "seed of the resamples", metavar="N", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +200,7 @@ class InspectConfig(DataOptions):
     """Say what is in the data: classes, groups, splits, unreadable files, duplicates, leaks."""
 
     out: Path | None = option(None, "folder for leaks.csv", metavar="DIR")
-    workers: int | None = option(None, "threads that read images", metavar="N")
+    workers: int | None = option(None, "threads that read images", metavar="N", least=1)
 
 
 def fields_of(config: type[Any]) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:

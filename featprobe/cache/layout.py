@@ -90,7 +90,7 @@ def damaged(path: Path, problem: str) -> CacheError:
     """The error for a file that can't be read as it should."""
     return CacheError(
         f"{path} is truncated or damaged: {problem}",
-        f"featprobe cache verify {path} says more",
+        f"featprobe cache verify --cache {path.parent.parent} says which files are",
         "remove the file and type the featprobe extract command again",
     )
 

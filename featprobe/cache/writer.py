@@ -207,7 +207,7 @@ class Writer:
             self._notes.append(
                 f"{part.dropped} rows of the unfinished file were damaged and are computed again"
             )
-        if _without_seconds(part.environment()) != _without_seconds(self._task.header.environment):
+        if _machine(part.environment()) != _machine(self._task.header.environment):
             self._notes.append("the unfinished file was begun on another machine or under other versions")
         return part
 
@@ -254,7 +254,7 @@ class Writer:
         task, read, lost = self._task, np.flatnonzero(state == READABLE), np.flatnonzero(state == QUARANTINED)
         recorded = dict(environment)
         begun = part.environment()
-        if _without_seconds(begun) != _without_seconds(task.header.environment):
+        if _machine(begun) != _machine(task.header.environment):
             recorded["begun_under"] = begun
         samples = task.samples.take(read).replace(
             pixel_sha256=part.column("pixel_sha256")[read], phash=part.column("phash")[read]
@@ -321,8 +321,8 @@ def _other_recipe(path: Path) -> CacheError:
     )
 
 
-def _without_seconds(environment: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in environment.items() if name != "seconds"}
+def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: environment.get(name) for name in ("device", "engine", "versions", "python", "platform")}
 
 
 def _fixed(values: TextArray, width: int) -> AnyArray:

@@ -44,6 +44,12 @@ def open_dataset(spec: str, options: DatasetOptions = _DEFAULTS) -> Dataset:
         kind: DatasetKind = DATASETS.get(known)
         if kind.accepts(location):
             name = safe_name(given or kind.default_name(location), spec)
+            if given and name != given:
+                raise DataError(
+                    f"the name {given!r} can't be used",
+                    "a name holds the letters a-z, digits, '-', '_' and '.'",
+                    f"type: --data {name}={location}",
+                )
             return kind.open(location, name, options)
     raise _not_found(location)
 

@@ -114,10 +114,10 @@ def _decode_array(data: bytes) -> Image.Image:
 
 
 def _refuse_unsupported(image: Image.Image, data: bytes) -> None:
-    if image.mode.startswith("I") or _bits_per_channel(image, data) > 8:
-        raise UnsupportedImageError.of("images with more than 8 bits per channel")
     if image.mode == "F":
         raise UnsupportedImageError.of("floating-point images")
+    if image.mode.startswith("I") or _bits_per_channel(image, data) > 8:
+        raise UnsupportedImageError.of("images with more than 8 bits per channel")
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
         raise UnsupportedImageError.of("stacks of several pages (TIFF)")
 

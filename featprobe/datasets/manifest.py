@@ -186,7 +186,9 @@ def _read_parquet(path: Path, file: str) -> tuple[list[str], list[tuple[int, lis
 
 
 def _text(value: object) -> str:
-    """A cell as text; missing values (None, NaN) are ""."""
+    """A cell as text; missing values (None, NaN) are "", and a whole number is written without its ".0"."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "" if value is None or value != value else str(value).strip()  # noqa: PLR0124 - NaN's own test
 
 

@@ -32,7 +32,7 @@ CHUNK: Final = 2_000_000
 class Metric:
     """One metric and what a report and the statistics must know about it.
 
-    `label` is for reports. Values lie in [0, `upper`]. `needs_classes`: every class has a part of its own in
+    `label` is for reports. Values lie in [0, `largest(n_classes)`]. `needs_classes`: every class has a part of its own in
     the value, so that a class with few groups must keep its place in a resample (False for a mean over
     rows). `proportion`: a share of right rows (overall or averaged over classes), for which an exact bound
     exists at 0 and 1.
@@ -45,6 +45,11 @@ class Metric:
     upper: float = 1.0
     needs_classes: bool = True
     proportion: bool = False
+    upper_binary: float | None = None
+
+    def largest(self, n_classes: int) -> float:
+        """The largest value that the metric can take with `n_classes` classes."""
+        return self.upper_binary if n_classes == 2 and self.upper_binary is not None else self.upper
 
     def __call__(self, y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
         """Value per resample, float64 [B]; NaN where undefined.
@@ -62,11 +67,12 @@ def describe(
     upper: float = 1.0,
     needs_classes: bool = True,
     proportion: bool = False,
+    upper_binary: float | None = None,
 ) -> Callable[[Compute], Metric]:
     """Decorator that turns a function into a Metric; stands below `@METRICS.register(name)`."""
 
     def wrap(compute: Compute) -> Metric:
-        return Metric(name, label, higher_is_better, compute, upper, needs_classes, proportion)
+        return Metric(name, label, higher_is_better, compute, upper, needs_classes, proportion, upper_binary)
 
     return wrap
 

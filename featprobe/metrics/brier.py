@@ -11,7 +11,9 @@ from featprobe.registry import METRICS
 
 
 @METRICS.register("brier")
-@describe("brier", label="Brier score", higher_is_better=False, upper=2.0, needs_classes=False)
+@describe(
+    "brier", label="Brier score", higher_is_better=False, upper=2.0, upper_binary=1.0, needs_classes=False
+)
 def brier(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Weighted mean of (p1 - y)^2 for two classes, of the sum over classes for more, [B].
 

@@ -22,9 +22,11 @@ class Metric(Protocol):
 
     name: str
     higher_is_better: bool
-    upper: float
     needs_classes: bool
     proportion: bool
+
+    def largest(self, n_classes: int) -> float:
+        """The largest value that it can take."""
 
     def __call__(self, y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
         """Value per row of `weights`, [B]."""

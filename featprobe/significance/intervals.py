@@ -124,7 +124,7 @@ def _interval(
         float(mean.std(ddof=1)),
         sum(part.design(metric).freedom for part in parts),
         confidence,
-        metric.upper,
+        metric.largest(len(parts[0].samples.label_names)),
     )
     left_out = f", {lost} without a value left out" if lost else ""
     return low, high, f"{how}{left_out}, t on the logit scale; {estimand}"

@@ -167,9 +167,11 @@ def _enough_groups(samples: Samples, folds: int) -> None:
     thin = ", ".join(
         f"{samples.label_names[c]!r} has {counts[c]}" for c in np.flatnonzero(counts < folds) if c != rarest
     )
-    fewer = f" or use --folds {counts[rarest]}" if counts[rarest] >= 2 else ""
+    ways = [f"leave such classes out with --min-groups {folds}"] if (counts >= folds).sum() >= 2 else []
+    ways += [f"use --folds {counts[rarest]}"] if counts[rarest] >= 2 else []
+    noun = "group" if counts[rarest] == 1 else "groups"
     raise SplitError(
-        f"class {samples.label_names[rarest]!r} has {counts[rarest]} groups, fewer than the {folds} folds",
+        f"class {samples.label_names[rarest]!r} has {counts[rarest]} {noun}, fewer than the {folds} folds",
         f"{thin} too" if thin else "each fold needs a group of every class to test on",
-        f"leave such classes out with --min-groups {folds}{fewer}",
+        " or ".join(ways) or "add images of more groups: these can't be judged",
     )

@@ -18,7 +18,8 @@ OK, FAILED = 0, 1
 def ls(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
     """Print a table of what the cache holds, and what is unfinished or superseded."""
     store = Cache(cache)
-    entries = _chosen(store, data, backbone)
+    readable, problems = store.scan()
+    entries = _chosen(readable, data, backbone)
     rows = [
         {
             "data set": entry.dataset,
@@ -34,6 +35,8 @@ def ls(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
         for entry in entries
     ]
     print(pd.DataFrame(rows).to_string(index=False) if rows else f"{cache} holds no embeddings")
+    for problem in problems:
+        print(f"DAMAGED: {problem}")
     for part in store.parts():
         print(f"unfinished: {part} (type the same featprobe extract again to finish it)")
     superseded = store.superseded()
@@ -82,7 +85,7 @@ def recheck(
     if rows < 1:
         raise ConfigError(f"--rows is {rows}", "at least one row must be computed again", "type --rows 16")
     store = Cache(cache)
-    entries = _chosen(store, data, backbone)
+    entries = _chosen(store.entries(), data, backbone)
     outcomes = [
         recheck_entry(store, entry, dict(_named(source)), dict(_named(weights)), rows) for entry in entries
     ]
@@ -107,7 +110,7 @@ def export(
     store = Cache(cache)
     tables = [
         (entry, name)
-        for entry in _chosen(store, data, backbone)
+        for entry in _chosen(store.entries(), data, backbone)
         for name in entry.poolings
         if pooling in {None, name}
     ]
@@ -158,8 +161,8 @@ def _wanted(entry: CacheEntry | None, data: Sequence[str], backbone: Sequence[st
     return (not data or entry.dataset in data) and (not backbone or entry.recipe.backbone in backbone)
 
 
-def _chosen(store: Cache, data: Sequence[str], backbone: Sequence[str]) -> list[CacheEntry]:
-    entries = store.entries()
+def _chosen(entries: Sequence[CacheEntry], data: Sequence[str], backbone: Sequence[str]) -> list[CacheEntry]:
+    """The entries that are asked for; CacheError names the nearest where a name is none of theirs."""
     for kind, wanted, known in (
         ("data set", data, sorted({entry.dataset for entry in entries})),
         ("backbone", backbone, sorted({entry.recipe.backbone for entry in entries})),

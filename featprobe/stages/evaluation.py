@@ -8,7 +8,7 @@ from typing import Any
 
 from featprobe import __version__, significance, splitting
 from featprobe.config import EvaluationOptions
-from featprobe.errors import SplitError
+from featprobe.errors import LeakError, SplitError
 from featprobe.metrics import DEFAULT_METRICS
 from featprobe.records import Estimate, Predictions, Recipe, RunKey, Samples, sha256_json
 from featprobe.stages.machine import versions
@@ -54,9 +54,16 @@ def question(name: str, samples: Samples, config: EvaluationOptions) -> Question
     if not samples.label_names or (samples.label < 0).all():
         raise SplitError(
             f"data set {name!r} has no labels",
-            f"it was extracted with --label none, or its label column is empty ({len(samples)} images)",
-            "type featprobe extract with labels: embeddings are kept, only the labels are added",
+            f"--label none was given, or its label column is empty ({len(samples)} images)",
+            "type featprobe extract (or finetune) with labels: embeddings are kept, only the labels are added",
         )
+    try:
+        return _gated(name, samples, config)
+    except (LeakError, SplitError) as error:
+        raise type(error)(f"data set {name!r}: {error.wrong}", error.known, error.next_step) from None
+
+
+def _gated(name: str, samples: Samples, config: EvaluationOptions) -> Question:
     passed, gate_notes = splitting.gate(
         samples, resplit=config.resplit, allow=config.allow_leaks, drop=config.drop_leaks
     )

@@ -171,7 +171,7 @@ def _need_one_content(cache: Cache, source: Source, entries: Sequence[CacheEntry
         raise ConfigError(
             f"the cache already holds another data set called {source.name!r}",
             f"it shares no image with {source.spec}",
-            f"name this one: --data OTHER={source.spec}",
+            f"name this one: --data OTHER={datasets.split_spec(source.spec)[1]}",
         )
 
 

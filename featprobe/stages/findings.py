@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -104,17 +105,26 @@ def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame) -> str:
     low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
     verdict = "a real difference" if pair.p_adjusted < LEVEL else "can't be told apart"
     return (
-        f"{what}, {a} minus {b}: {sign * pair.difference:+.3f} [{low:+.3f}, {high:+.3f}], "
+        f"{what}, {a} minus {b}: {sign * pair.difference:+.3f} {_interval(low, high, '+.3f')}, "
         f"p adjusted for all pairs {_p(pair.p_adjusted)}: {verdict}."
     )
 
 
 def _value(rows: pd.DataFrame, system: str) -> str:
     row = rows.loc[system]
-    return f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+    return f"{row.value:.3f} {_interval(float(row.ci_low), float(row.ci_high), '.3f')}"
+
+
+def _interval(low: float, high: float, form: str) -> str:
+    """[low, high], or that there is none; a bound that rounds to zero carries no minus sign."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "[no interval]"
+    return f"[{round(low, 3) + 0.0:{form}}, {round(high, 3) + 0.0:{form}}]"
 
 
 def _p(value: float) -> str:
+    if not math.isfinite(value):
+        return "undefined"
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 

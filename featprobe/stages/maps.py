@@ -49,6 +49,8 @@ def _map(table: EmbeddingTable, config: CompareConfig) -> EmbeddingMap:
 def _pca(X: Any) -> tuple[Any, str]:
     from sklearn.decomposition import PCA
 
+    if not X.std(axis=0).any():
+        return np.zeros((len(X), 2)), "No map: all embeddings are the same"
     size = min(2, *X.shape)
     model = PCA(n_components=size, svd_solver="full" if min(X.shape) < 500 else "covariance_eigh").fit(X)
     xy = np.zeros((len(X), 2))

@@ -66,7 +66,7 @@ def open_sources(config: DataOptions, workers: int | None = None) -> list[Source
             raise ConfigError(
                 f"two data sets are called {source.name!r}",
                 f"{before.spec} and {spec} hold different images",
-                f"name one of them: --data OTHER={spec}",
+                f"name one of them: --data OTHER={split_spec(spec)[1]}",
             )
         opened[source.name] = source
         for note in dataset.notes:

@@ -18,7 +18,7 @@ def example(kind, field):
     choices = field.metadata["choices"]
     if choices:
         return next(choice for choice in choices if field.default not in {choice, (choice,)})
-    return {str: "x", int: 7, float: 0.25, Path: Path("elsewhere"), bool: not field.default}[kind]
+    return {str: "x", int: 77, float: 0.25, Path: Path("elsewhere"), bool: not field.default}[kind]
 
 
 @pytest.mark.parametrize(("stage", "config", "name"), CASES)
@@ -51,3 +51,17 @@ def test_an_unknown_key_names_the_nearest(stage, config):
 def test_a_value_of_another_type_is_refused(key, value):
     with pytest.raises(ConfigError, match=key):
         from_mapping(STAGES["probe"][0], {key: value}, "[probe]")
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "name"),
+    [case for case in CASES if fields_of(case[1])[case[2]][1].metadata["least"] is not None],
+)
+def test_a_number_below_its_least_is_refused_at_every_door(stage, config, name):
+    low = fields_of(config)[name][1].metadata["least"] - 1
+    with pytest.raises(ConfigError, match="at least"):
+        config(**{name: low})
+    with pytest.raises(ConfigError, match="at least"):
+        from_mapping(config, {name: low}, f"[{stage}]")
+    with pytest.raises(ConfigError, match="at least"):
+        _configuration(config, build_parser().parse_args([stage, f"--{name.replace('_', '-')}={low}"]))

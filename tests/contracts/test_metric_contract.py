@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from featprobe.metrics import DEFAULT_METRICS, Metric, evaluate, higher_is_better, label
+from featprobe.records import Predictions, RunKey, Samples
 from featprobe.registry import METRICS
+from featprobe.significance import estimates
 
 NAMES = METRICS.names()
 RNG = np.random.default_rng(0)
@@ -30,7 +32,7 @@ def test_describes_itself(name):
     assert metric.name == name
     assert label(name)
     assert higher_is_better(name) in {True, False}
-    assert metric.upper > 0
+    assert metric.largest(2) > 0
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -41,7 +43,7 @@ def test_values_per_resample_within_bounds_and_blind_to_order(name, classes):
     values = evaluate(name, y, score, weights)
     assert values.shape == (5,)
     assert values.dtype == np.float64
-    assert ((values >= 0) & (values <= METRICS.get(name).upper)).all()
+    assert ((values >= 0) & (values <= METRICS.get(name).largest(classes))).all()
     order = RNG.permutation(len(y))
     np.testing.assert_allclose(evaluate(name, y[order], score[order], weights[:, order]), values, atol=1e-12)
     np.testing.assert_allclose(evaluate(name, y, score, 2.5 * weights), values, atol=1e-12)
@@ -68,3 +70,25 @@ def test_refuses_what_does_not_fit(name):
     with pytest.raises(ValueError, match="weights"):
         evaluate(name, y, score, np.ones((3, len(y) + 1)))
     assert np.isnan(evaluate(name, y, score, np.zeros((2, len(y))))).all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_largest_value_is_reached_and_no_interval_leaves_it(name, classes):
+    y = np.arange(40) % classes
+    right = np.eye(classes)[y]
+    wrong = np.eye(classes)[(y + 1) % classes]
+    extreme = max(evaluate(name, y, score)[0] for score in (right, wrong))
+    assert extreme == pytest.approx(METRICS.get(name).largest(classes))
+
+
+def test_no_interval_leaves_the_range_of_its_metric():
+    rng = np.random.default_rng(5)
+    y = np.arange(12) % 2
+    confident = np.where(rng.random(12) < 0.6, y, 1 - y).astype(float)
+    score = np.column_stack([1 - confident, confident])
+    samples = Samples.build(path=[f"{i:02d}" for i in range(12)], label=y, label_names=("a", "b"))
+    key = RunKey("d", "b", "w", "frozen", "gap", "p", "logistic", "f")
+    for row in estimates([Predictions(key, samples, score, 10)], NAMES, resamples=200):
+        if np.isfinite(row.ci_low):
+            assert 0 <= row.ci_low <= row.value <= row.ci_high <= METRICS.get(row.metric).largest(2)

@@ -226,7 +226,7 @@ class TestQuestion:
             evaluation.question("d", regrouped, ProbeConfig()).unit("f", probe="svm"),
             evaluation.question("d", self.samples(), ProbeConfig(seed=1)).unit("f", probe="svm"),
             evaluation.question("d", self.samples(), ProbeConfig(folds=3)).unit("f", probe="svm"),
-            evaluation.question("d", self.samples(), ProbeConfig(resamples=7)).unit("f", probe="svm"),
+            evaluation.question("d", self.samples(), ProbeConfig(resamples=77)).unit("f", probe="svm"),
             base.unit("g", probe="svm"),
             base.unit("f", probe="logistic"),
         ]
