@@ -111,8 +111,8 @@ def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame) -> str:
 
 
 def _value(rows: pd.DataFrame, system: str) -> str:
-    row = rows.loc[system]
-    return f"{row.value:.3f} {_interval(float(row.ci_low), float(row.ci_high), '.3f')}"
+    value, low, high = map(float, rows.loc[system, ["value", "ci_low", "ci_high"]].tolist())
+    return f"{value:.3f} {_interval(low, high, '.3f')}"
 
 
 def _interval(low: float, high: float, form: str) -> str:
