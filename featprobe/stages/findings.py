@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -111,8 +111,8 @@ def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame) -> str:
 
 
 def _value(rows: pd.DataFrame, system: str) -> str:
-    value, low, high = map(float, rows.loc[system, ["value", "ci_low", "ci_high"]].tolist())
-    return f"{value:.3f} {_interval(low, high, '.3f')}"
+    row: Any = rows.loc[system]
+    return f"{row.value:.3f} {_interval(row.ci_low, row.ci_high, '.3f')}"
 
 
 def _interval(low: float, high: float, form: str) -> str:
