@@ -17,6 +17,7 @@ from featprobe.stages.machine import (
     NUMERIC_PACKAGES,
     default_batch_size,
     environment,
+    keep_freed_memory,
     need_writable,
     offline,
     pick_device,
@@ -63,6 +64,7 @@ def extract(config: ExtractConfig) -> Summary:
         backbones.resolve(run.backbone)
     sources = open_sources(config, config.workers)
     device = pick_device(config.device)
+    keep_freed_memory(device)
     loaded = [(run, load_backbone(config, run, seed=config.seed)) for run in runs]
     cache = Cache(config.cache)
     total = Summary()

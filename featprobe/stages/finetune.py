@@ -26,7 +26,7 @@ from featprobe.stages.evaluation import (
     with_fold,
 )
 from featprobe.stages.extract import load_backbone, recipe_for, resolved_rule
-from featprobe.stages.machine import device_name, need_writable, pick_device
+from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, pick_device
 from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources
 from featprobe.stages.summary import Summary
 
@@ -76,6 +76,7 @@ def finetune(config: FinetuneConfig) -> Summary:
         backbones.resolve(run.backbone)
     sources = open_sources(config, config.workers)
     device = pick_device(config.device)
+    keep_freed_memory(device)
     folder = ResultsFolder(config.out)
     computed = reused = 0
     for source in sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 from collections.abc import Iterator
@@ -59,6 +60,20 @@ def pick_device(name: str) -> torch.device:
             "type --device auto",
         )
     return device
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let glibc keep the activations' memory between CPU forward passes instead of asking the kernel each time.
+
+    By default every activation of 32 MB or more is mapped, zeroed page by page and unmapped again; that took
+    over half of the CPU time of EfficientNet-Lite0 at 224 pixels. Nothing happens on a GPU or without glibc.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    trim_threshold, mmap_threshold = -1, -3  # the names' values in malloc.h
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def device_name(device: torch.device) -> str:
