@@ -70,9 +70,9 @@ def test_a_kind_keeps_the_contract(kind: str, tmp_path: Path) -> None:
     spec = instance(kind, tmp_path)
     assert [name for name, member in DATASETS.items() if member.accepts(spec)] == [kind]
 
-    data, again = open_dataset(spec), open_dataset(f"My own={spec}")
+    data, again = open_dataset(spec), open_dataset(f"My-own={spec}")
     samples = data.samples
-    assert (data.kind, again.name) == (kind, "My_own")
+    assert (data.kind, again.name) == (kind, "My-own")
     assert re.fullmatch(r"[A-Za-z0-9._-]+", data.name)
     assert len(samples) > 0
     assert samples.id.tolist() == again.samples.id.tolist()

@@ -97,3 +97,8 @@ def test_digits_are_all_there_and_split_by_blocks() -> None:
 def test_an_option_that_digits_do_not_know_is_not_ignored(options: DatasetOptions, flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):
         open_dataset("digits", options)
+
+
+def test_a_given_name_is_used_as_it_is_or_refused():
+    with pytest.raises(DataError, match=r"type: --data sp_=digits"):
+        open_dataset("sp ä=digits")
