@@ -14,6 +14,9 @@ from featprobe.metrics import label as metric_label
 LEVEL: Final = 0.05
 """An adjusted p-value below this is called a difference."""
 
+MOST_IN_ORDER: Final = 6
+"""Systems up to this many are all named in the first sentence; of more only the first and the last."""
+
 MOST_CONTRASTS: Final = 8
 """Contrasts of a kind that are put into words; the report's tables hold them all."""
 
@@ -56,7 +59,11 @@ def _headline(estimates: pd.DataFrame, dataset: str, metric: str) -> pd.DataFram
 
 def _order(metric: str, rows: pd.DataFrame, order: Sequence[str]) -> str:
     which = "highest" if higher_is_better(metric) else "lowest"
-    stated = [f"{system} {_value(rows, system)}" for system in order]
+    cut = len(order) > MOST_IN_ORDER
+    shown = [*order[: MOST_IN_ORDER // 2], order[-1]] if cut else order
+    stated = [f"{system} {_value(rows, system)}" for system in shown]
+    if cut:
+        stated[-1] = f"{len(order) - len(shown)} others; last {stated[-1]}"
     if len(stated) == 1:
         return f"{metric_label(metric)}: {stated[0]}; there is nothing to compare it with."
     return f"{metric_label(metric)}, {which} first: {'; '.join(stated)}."

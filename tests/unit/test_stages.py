@@ -13,7 +13,7 @@ from featprobe.config import CompareConfig, ExtractConfig
 from featprobe.errors import ConfigError, MissingExtraError, SplitError
 from featprobe.records import KEY_COLUMNS, EmbeddingTable, Preprocessing, Recipe, RunKey, Samples
 from featprobe.stages import evaluation, maps
-from featprobe.stages.findings import findings
+from featprobe.stages.findings import _order, findings
 from featprobe.stages.sources import BackboneRun, absolute_spec, backbone_runs
 from featprobe.stages.systems import add_systems
 
@@ -155,6 +155,15 @@ def test_findings_state_order_best_set_and_contrasts_with_their_sign():
     unfrozen = next(sentence for sentence in sentences if sentence.startswith("Trained less frozen"))
     assert "trained minus given: -0.020" in unfrozen
     assert unfrozen.endswith("can't be told apart.")
+
+
+def test_of_many_systems_the_first_sentence_names_the_first_and_the_last():
+    names = [f"s{i}" for i in range(9)]
+    rows = pd.DataFrame({"value": np.linspace(0.9, 0.1, 9), "ci_low": 0.0, "ci_high": 1.0}, index=names)
+    sentence = _order("accuracy", rows, names)
+    assert "s0 0.900" in sentence
+    assert "5 others; last s8 0.100" in sentence
+    assert "s4" not in sentence
 
 
 def embedding_table(rows=12):
