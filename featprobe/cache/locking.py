@@ -51,6 +51,12 @@ def held(path: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             holder_file(path).unlink()
+        if not (path.exists() or path.with_name(path.name + ".part").exists()):
+            # Nothing came of it, as where the data were refused: leave no trace. Unlinked while held, so that
+            # a process that waits for this very file finds it gone and makes its own.
+            with suppress(OSError):
+                lock_file(path).unlink()
+                path.parent.rmdir()
         lock.release()
 
 

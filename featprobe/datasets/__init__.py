@@ -45,11 +45,7 @@ def open_dataset(spec: str, options: DatasetOptions = _DEFAULTS) -> Dataset:
         if kind.accepts(location):
             name = safe_name(given or kind.default_name(location), spec)
             if given and name != given:
-                raise DataError(
-                    f"the name {given!r} can't be used",
-                    "a name holds the letters a-z, digits, '-', '_' and '.'",
-                    f"type: --data {name}={location}",
-                )
+                raise _bad_name(given, location)
             return kind.open(location, name, options)
     raise _not_found(location)
 
@@ -57,7 +53,11 @@ def open_dataset(spec: str, options: DatasetOptions = _DEFAULTS) -> Dataset:
 def split_spec(spec: str) -> tuple[str, str]:
     """(NAME or "", SPEC) of `[NAME=]SPEC`; an "=" inside a path is not taken for a name."""
     head, sign, tail = spec.partition("=")
-    if not sign or "/" in head or "\\" in head or Path(spec).expanduser().exists():
+    if not sign or Path(spec).expanduser().exists():
+        head, tail = "", spec
+    elif "/" in head or "\\" in head:
+        if Path(tail).expanduser().exists():
+            raise _bad_name(head, tail)
         head, tail = "", spec
     elif not head:
         raise DataError(f"--data {spec!r} has no name before '='", KINDS_IN_WORDS, "type: --data NAME=SPEC")
@@ -80,6 +80,14 @@ def safe_name(name: str, spec: str) -> str:
             f"name it: --data NAME={spec}",
         )
     return safe
+
+
+def _bad_name(name: str, location: str) -> DataError:
+    return DataError(
+        f"the name {name!r} can't be used",
+        "a name holds the letters a-z, digits, '-', '_' and '.'",
+        f"type: --data {safe_name(name, location)}={location}",
+    )
 
 
 def _not_found(location: str) -> DataError:

@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
+from PIL import Image
 
 QUICK = ("--backbone", "resnet18", "--weights", "random", "--image-size", "32")
 
@@ -184,6 +186,13 @@ def test_leaks_stop_at_the_gate(featprobe, manifest):
     assert len((manifest.parent / "checked" / "leaks.csv").read_text().splitlines()) > 24
     allowed = featprobe("probe", "--allow-leaks", "group", "--probe", "logistic", "--resamples", "50")
     assert allowed.returncode == 0, allowed.stderr
+
+
+def test_refused_images_leave_nothing_behind(featprobe, image_folder, tmp_path):
+    deep = np.full((8, 8), 40_000, dtype=np.uint16)
+    Image.fromarray(deep).save(image_folder / "benign" / "deep.png")
+    refused(featprobe("extract", "--data", image_folder, *QUICK), "deep.png", "8 bits")
+    assert not list((tmp_path / "cache").rglob("*"))
 
 
 def test_unlabelled_data_are_extracted_but_not_probed(featprobe, image_folder):

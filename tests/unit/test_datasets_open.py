@@ -102,3 +102,9 @@ def test_an_option_that_digits_do_not_know_is_not_ignored(options: DatasetOption
 def test_a_given_name_is_used_as_it_is_or_refused():
     with pytest.raises(DataError, match=r"type: --data sp_=digits"):
         open_dataset("sp ä=digits")
+
+
+def test_a_name_with_a_slash_is_told_from_a_path(tmp_path):
+    (tmp_path / "labels.csv").touch()
+    with pytest.raises(DataError, match="the name 'a/b' can't be used"):
+        open_dataset(f"a/b={tmp_path / 'labels.csv'}")
