@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from featprobe import __version__
 from featprobe.config import (
     CompareConfig,
+    ExportConfig,
     ExtractConfig,
     FinetuneConfig,
     InspectConfig,
@@ -146,7 +147,6 @@ def _add_cache(commands: Any, debug: _Parser) -> None:
         "ls": "list what the cache holds",
         "verify": "read every byte and report what is damaged",
         "recheck": "recompute a sample of rows and compare",
-        "export": "write embeddings to .npz or .parquet",
         "gc": "remove superseded and abandoned files",
     }
     for name, text in texts.items():
@@ -188,20 +188,12 @@ def _add_cache(commands: Any, debug: _Parser) -> None:
                 metavar="[NAME=]VALUE",
                 help="where the weights are now",
             )
-        if name == "export":
-            action.add_argument(
-                "--out",
-                type=Path,
-                required=True,
-                metavar="FILE|DIR",
-                help="a .npz or .parquet file, or a folder",
-            )
-            action.add_argument(
-                "--format", choices=("npz", "parquet"), default=None, help="format where --out is a folder"
-            )
-            action.add_argument("--pooling", default=None, metavar="POOLING", help="only this pooling")
         if name == "gc":
             action.add_argument("--dry-run", action="store_true", help="only say what would go")
+    text = (ExportConfig.__doc__ or "").strip()
+    export = actions.add_parser("export", help=text, description=text, parents=[debug], allow_abbrev=False)
+    for name, (hint, field) in fields_of(ExportConfig).items():
+        _add_field(export, name, hint, field)
 
 
 def _add_backbones(commands: Any, debug: _Parser) -> None:
@@ -264,6 +256,8 @@ def _dispatch_command(parsed: argparse.Namespace) -> int:
         return _call("featprobe.study:demo", parsed.out, parsed.cache)
     if parsed.command == "run":
         return _call("featprobe.study:run", parsed.study, parsed.out, parsed.cache)
+    if (parsed.command, parsed.action) == ("cache", "export"):
+        return _call("featprobe.stages.export:export", _configuration(ExportConfig, parsed))
     rooms: dict[str, str] = {
         "cache": "featprobe.stages.cache_care",
         "backbones": "featprobe.stages.backbone_shelf",

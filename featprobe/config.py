@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from featprobe.errors import ConfigError, nearest
-from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES
+from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES, TASKS
+
+LEAKS: Final = ("group", "case", "bytes", "pixels", "near", "label-conflict")
+"""Kinds of leaks, as `featprobe.splitting.LEAK_KINDS` (a contract test compares them)."""
 
 DEFAULT_BACKBONE: Final = "efficientnet_lite0"
 """Real ImageNet weights that come with the installation: works behind any firewall."""
@@ -31,25 +34,30 @@ def option(
     metavar: str = "",
     positional: bool = False,
     least: float | None = None,
+    most: float | None = None,
 ) -> Any:
-    """A configuration field with what the command line shows of it; `least` bounds a number from below."""
-    extra = {"help": text, "choices": choices, "metavar": metavar, "positional": positional, "least": least}
+    """A configuration field with what the command line shows of it; `least` and `most` bound its numbers."""
+    extra = {"help": text, "choices": choices, "metavar": metavar, "positional": positional}
+    extra |= {"least": least, "most": most}
     return dataclasses.field(default=default, metadata=extra)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounded:
-    """Refuses numbers below their field's `least`, whichever door they came through (ConfigError)."""
+    """Refuses numbers outside their field's bounds, whichever door they came through (ConfigError)."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), field.metadata["least"]
-            if least is not None and value is not None and value < least:
-                flag = "--" + field.name.replace("_", "-")
-                default = field.default if field.default is not None else least
-                raise ConfigError(
-                    f"{flag} is {value}", f"it must be at least {least:g}", f"type {flag} {default}"
-                )
+            value, least, most = getattr(self, field.name), field.metadata["least"], field.metadata["most"]
+            for number in value if isinstance(value, tuple) else (value,):
+                low = least is not None and number is not None and number < least
+                high = most is not None and number is not None and number > most
+                if low or high:
+                    flag = "--" + field.name.replace("_", "-")
+                    default = field.default if field.default not in {None, ()} else least
+                    shown = default[0] if isinstance(default, tuple) else default
+                    bound = f"at least {least:g}" if low else f"at most {most:g}"
+                    raise ConfigError(f"{flag} is {number}", f"it must be {bound}", f"type {flag} {shown}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +70,54 @@ class DataOptions(Bounded):
         metavar="[NAME=]SPEC",
     )
     path_column: str | None = option(None, "manifest column with the image's path", metavar="COLUMN")
-    label_column: str | None = option(None, "manifest column with the label", metavar="COLUMN")
+    label_column: tuple[str, ...] = option(
+        (), "manifest column with the label; several are labels that may hold at once", metavar="COLUMN"
+    )
     label: str | None = option(None, "'none' reads the images without labels", choices=("none",))
+    target: str | None = option(
+        None, "what the label is (default: detected, and said where it is not plain)", choices=TASKS
+    )
+    class_order: tuple[str, ...] = option(
+        (), "the classes of an ordinal target from low to high", metavar="CLASS"
+    )
+    uncertain: str = option(
+        "ignore",
+        "what a label of -1 counts as (CheXpert's U-Ignore, U-Zeros, U-Ones)",
+        choices=("ignore", "zero", "one"),
+    )
+    blank: str = option(
+        "ignore", "what an empty cell counts as where several labels may hold", choices=("ignore", "zero")
+    )
+    id_column: str | None = option(None, "manifest column with the image's name", metavar="COLUMN")
     group_column: str | None = option(
         None, "manifest column with the patient, lesion or study", metavar="COLUMN"
     )
-    split_column: str | None = option(None, "manifest column with train, val or test", metavar="COLUMN")
+    case_column: str | None = option(
+        None, "manifest column with the case: its images get one answer together", metavar="COLUMN"
+    )
+    site_column: str | None = option(None, "manifest column with the hospital or scanner", metavar="COLUMN")
+    modality_column: str | None = option(
+        None, "manifest column with the modality or sequence", metavar="COLUMN"
+    )
+    split_column: str | None = option(
+        None, "manifest column with train, val, test or extra", metavar="COLUMN"
+    )
     group_regex: str | None = option(
         None, "pattern whose first group, found in the path, is the patient", metavar="REGEX"
     )
     keep_column: tuple[str, ...] = option(
         (), "further manifest column to keep in the cache", metavar="COLUMN"
+    )
+    axis: str = option("axial", "how volumes are cut into images", choices=("axial", "coronal", "sagittal"))
+    slices: str = option(
+        "all",
+        "which slices of a volume: all, every:K, central:N or foreground[:SHARE]",
+        metavar="RULE",
+    )
+    pseudonymize: Path | None = option(
+        None,
+        "replace ids, paths, groups and cases by keyed hashes; FILE holds the secret, made where it is missing",
+        metavar="FILE",
     )
 
 
@@ -98,6 +143,12 @@ class BackboneOptions(Bounded):
     )
     image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS", least=1)
     fit: str | None = option(None, "how an image is brought to that size", choices=FITS)
+    intensity: str = option(
+        "auto",
+        "how grey levels become 8 bits: auto, window:CENTRE:WIDTH, range:LOW:HIGH, percentile:LOW:HIGH, minmax, "
+        "zscore[:SDS], zscore-nonzero[:SDS]; three windows with commas are three channels",
+        metavar="RULE",
+    )
     offline: bool = option(False, "never touch the network (also FEATPROBE_OFFLINE=1)")
 
 
@@ -123,16 +174,23 @@ class EvaluationOptions(Bounded):
         Path("results"), "folder for results.csv, predictions.parquet and run.json", metavar="DIR"
     )
     folds: int = option(5, "outer folds where the data bring no split", metavar="K", least=2)
+    holdout: float | None = option(
+        None, "share of groups to test on, once, instead of folds", metavar="SHARE", least=0.01, most=0.9
+    )
+    leave_out: str | None = option(
+        None, "test on one site at a time, trained on the others", choices=("site",)
+    )
     resplit: bool = option(False, "ignore the split column and make grouped folds")
     allow_leaks: tuple[str, ...] = option(
-        (),
-        "go on in spite of leaks of these kinds; the report says so",
-        choices=("group", "bytes", "label-conflict"),
+        (), "go on in spite of leaks of these kinds; the report says so", choices=LEAKS
     )
     drop_leaks: bool = option(False, "remove the training copy of what leaks; the report says so")
     min_groups: int | None = option(None, "drop, and report, classes with fewer groups", metavar="N", least=1)
     resamples: int = option(2000, "bootstrap resamples of groups per interval", metavar="N", least=50)
     seed: int = option(0, "seed of splits, heads and resamples", metavar="N", least=0)
+    repeats: int = option(
+        1, "how often all is done, with the seeds SEED, SEED + 1, ...", metavar="N", least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +212,37 @@ class ProbeConfig(EvaluationOptions):
     pooling: tuple[str, ...] = option(
         (), "only these poolings (default: all that are cached)", choices=POOLINGS
     )
-    probe: tuple[str, ...] = option(("logistic", "svm"), "which probes", metavar="NAME")
+    probe: tuple[str, ...] = option(
+        (),
+        "which probes (default: logistic and svm for classes, what fits for other targets)",
+        metavar="NAME",
+    )
+    level: tuple[str, ...] = option(
+        (),
+        "what is judged: single images, cases, or both (default: images, and cases where one has several)",
+        choices=("image", "case"),
+    )
+    case_pooling: tuple[str, ...] = option(
+        ("mean",), "how a case's embeddings become one", choices=("mean", "max")
+    )
+    fusion: tuple[str, ...] = option(
+        (),
+        "with several modalities: each alone, all pooled together, one beside the other (default: alone, concat)",
+        choices=("alone", "pool", "concat"),
+    )
+    missing: str = option(
+        "mean",
+        "a modality that a case lacks: the training cases' mean takes its place, or such cases are left out",
+        choices=("mean", "drop"),
+    )
+    fraction: tuple[float, ...] = option(
+        (1.0,), "shares of the training groups to learn from, nested", metavar="SHARE", least=0.0001, most=1
+    )
+    shots: tuple[int, ...] = option(
+        (), "groups per class to learn from, nested, instead of fractions", metavar="N", least=2
+    )
+    train_on: str | None = option(None, "a cached data set to learn from", metavar="NAME")
+    test_on: tuple[str, ...] = option((), "cached data sets to judge on, with --train-on", metavar="NAME")
     jobs: int | None = option(None, "models fitted at a time (default: all cores)", metavar="N", least=1)
 
 
@@ -178,6 +266,23 @@ class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOpt
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig(Bounded):
+    """Write embeddings to .npz or .parquet, of images or of cases."""
+
+    out: Path = option(Path("embeddings"), "a .npz or .parquet file, or a folder", metavar="FILE|DIR")
+    format: str = option("npz", "format where --out is a folder", choices=("npz", "parquet"))
+    cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
+    data: tuple[str, ...] = option((), "only these data sets", metavar="NAME")
+    backbone: tuple[str, ...] = option((), "only these backbones", metavar="NAME")
+    pooling: str | None = option(None, "only this pooling", metavar="POOLING")
+    level: str = option("image", "a row for each image, or for each case", choices=("image", "case"))
+    case_pooling: str = option("mean", "how a case's embeddings become one", choices=("mean", "max"))
+    fusion: str = option(
+        "pool", "modalities of a case: all pooled together, or side by side", choices=("pool", "concat")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig(Bounded):
     """Compare what was evaluated, with paired statistics, and write the report."""
 
@@ -188,7 +293,11 @@ class CompareConfig(Bounded):
     cache: Path = option(
         Path("cache"), "folder of the embedding files, for the embedding maps", metavar="DIR"
     )
-    metric: str = option("balanced_accuracy", "the metric that the comparison is about", metavar="NAME")
+    metric: str | None = option(
+        None,
+        "the metric that the comparison is about (default: balanced_accuracy, for classes)",
+        metavar="NAME",
+    )
     title: str = option("Which backbone?", "title of the report", metavar="TEXT")
     map: str = option("pca", "embedding map", choices=("pca", "umap", "none"))
     resamples: int = option(2000, "bootstrap resamples of groups", metavar="N", least=50)
@@ -199,7 +308,7 @@ class CompareConfig(Bounded):
 class InspectConfig(DataOptions):
     """Say what is in the data: classes, groups, splits, unreadable files, duplicates, leaks."""
 
-    out: Path | None = option(None, "folder for leaks.csv", metavar="DIR")
+    out: Path | None = option(None, "folder for leaks.csv and leaks.html", metavar="DIR")
     workers: int | None = option(None, "threads that read images", metavar="N", least=1)
 
 

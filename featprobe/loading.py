@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import imagehash
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,9 +26,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from featprobe.errors import ConfigError, DataError, FeatprobeError, nearest
+from featprobe.imaging import AUTO, THUMBNAIL_SIDE, Print, Raster, parse_intensity, print_of
 from featprobe.records import FITS, IntArray, Preprocessing, Samples, TextArray, texts
 
-LOADING_NUMERICS: Final = 1
+LOADING_NUMERICS: Final = 2
 """Part of every recipe; raised when a decoded image gives another input under the same preprocessing."""
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2): the signal that a process gets when its parent dies
@@ -47,8 +46,8 @@ class ImageSource(Protocol):
     def read(self, row: int) -> bytes:
         """The image's bytes, or OSError."""
 
-    def decode(self, data: bytes) -> Image.Image:
-        """The image in mode RGB, or OSError, or DataError where the data set must not be used."""
+    def decode(self, data: bytes) -> Raster:
+        """The decoded image, or OSError, or DataError where the data set must not be used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +56,7 @@ class Batch:
 
     `rows`: int64 [B], the rows whose image could be read. `images`: one float32 tensor [B, 3, H, W] per
     preprocessing, in their order (equal preprocessings share one tensor: do not write into it).
-    `pixel_sha256` [B]: SHA-256 of "HxW:" and the decoded RGB bytes. `phash` [B]: 64-bit perceptual hash, hex.
+    `pixel_sha256`, `phash` [B], `thumbnail` uint8 [B, T]: see `featprobe.imaging.Print`.
     `quarantined`: (row, reason) of the others.
     """
 
@@ -65,6 +64,7 @@ class Batch:
     images: tuple[torch.Tensor, ...]
     pixel_sha256: TextArray
     phash: TextArray
+    thumbnail: npt.NDArray[np.uint8]
     quarantined: tuple[tuple[int, str], ...]
 
 
@@ -87,6 +87,7 @@ def batches(
     unique = list(dict.fromkeys(preprocessings))
     for rule in unique:
         _interpolation(rule)
+        parse_intensity(rule.intensity)
     order = [unique.index(rule) for rule in preprocessings]
     starts = range(0, len(rows), batch_size)
     source = _Parts(dataset, [rows[start : start + batch_size] for start in starts], unique)
@@ -99,8 +100,11 @@ def batches(
         yield Batch(
             rows=np.asarray(part.rows, dtype=np.int64),
             images=tuple(normalised[index] for index in order),
-            pixel_sha256=texts(part.pixel_sha256),
-            phash=texts(part.phash),
+            pixel_sha256=texts([found.pixel_sha256 for found in part.prints]),
+            phash=texts([found.phash for found in part.prints]),
+            thumbnail=np.array([found.thumbnail for found in part.prints], dtype=np.uint8).reshape(
+                len(part.prints), THUMBNAIL_SIDE**2
+            ),
             quarantined=tuple(part.quarantined),
         )
 
@@ -111,8 +115,7 @@ class _Part:
 
     rows: list[int]
     pixels: list[npt.NDArray[np.uint8]]
-    pixel_sha256: list[str]
-    phash: list[str]
+    prints: list[Print]
     quarantined: list[tuple[int, str]]
 
 
@@ -134,25 +137,28 @@ class _Parts:
             return error
 
     def load(self, index: int) -> _Part:
-        part = _Part([], [], [], [], [])
+        part = _Part([], [], [], [])
         inputs: list[list[npt.NDArray[np.uint8]]] = [[] for _ in self.rules]
         for row in self.chunks[index].tolist():
             try:
-                image = self._image(row)
+                raster = self._raster(row)
             except OSError as error:
                 part.quarantined.append((row, error.strerror or str(error)))
                 continue
+            presented = raster.rgb(AUTO)
+            images = {AUTO.text: presented}
             for found, rule in zip(inputs, self.rules, strict=True):
-                found.append(_pixels(_fit(image, rule)))
+                if rule.intensity not in images:
+                    images[rule.intensity] = raster.rgb(parse_intensity(rule.intensity))
+                found.append(_pixels(_fit(images[rule.intensity], rule)))
             part.rows.append(row)
-            part.pixel_sha256.append(_pixel_sha256(image))
-            part.phash.append(str(imagehash.phash(image)))
+            part.prints.append(print_of(presented))
         for found, rule in zip(inputs, self.rules, strict=True):
             height, width = rule.image_size
             part.pixels.append(np.stack(found) if found else np.empty((0, 3, height, width), dtype=np.uint8))
         return part
 
-    def _image(self, row: int) -> Image.Image:
+    def _raster(self, row: int) -> Raster:
         data = self.dataset.read(row)
         try:
             return self.dataset.decode(data)
@@ -308,9 +314,3 @@ def _interpolation(rule: Preprocessing) -> InterpolationMode:
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     """uint8 [3, H, W], contiguous."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _pixel_sha256(image: Image.Image) -> str:
-    digest = hashlib.sha256(f"{image.height}x{image.width}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()

@@ -9,11 +9,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from featprobe.config import CompareConfig, ExtractConfig, FinetuneConfig, ProbeConfig, from_mapping
+from featprobe.config import (
+    CompareConfig,
+    ExportConfig,
+    ExtractConfig,
+    FinetuneConfig,
+    ProbeConfig,
+    from_mapping,
+)
 from featprobe.errors import ConfigError, nearest
 from featprobe.stages.summary import Summary
 
-STAGES: Final = ("extract", "probe", "finetune", "compare")
+STAGES: Final = ("extract", "export", "probe", "finetune", "compare")
 ABOUT: Final = ("title", "about", "command", "time", "expect")
 
 
@@ -21,7 +28,7 @@ def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
     """Run the study in the file `path`; returns the exit status.
 
     A study is a table `[study]` (title, about, command, time, expect) and any number of `[[extract]]`,
-    `[[probe]]`, `[[finetune]]` and one `[compare]`, whose keys are the stages' flags. Paths of data and
+    `[[export]]`, `[[probe]]`, `[[finetune]]` and one `[compare]`, whose keys are the stages' flags. Paths of data and
     weights are relative to the folder where the command is typed. `out` and `cache` win over the file.
     Raises ConfigError for a file that is missing, no TOML, or has an unknown section or key.
     """
@@ -98,6 +105,7 @@ def _plan(document: Mapping[str, Any], path: Path, out: Path, cache: Path | None
     """Every stage's configuration, all checked before the first runs."""
     kinds: dict[str, type[Any]] = {
         "extract": ExtractConfig,
+        "export": ExportConfig,
         "probe": ProbeConfig,
         "finetune": FinetuneConfig,
         "compare": CompareConfig,
@@ -109,9 +117,10 @@ def _plan(document: Mapping[str, Any], path: Path, out: Path, cache: Path | None
             values = dict(section)
             if name == "compare":
                 values.setdefault("results", [str(out)])
-            values["out"] = str(out)
-            if name == "extract":
-                del values["out"]
+            if name == "export":
+                values["out"] = str(out / str(values.get("out", "embeddings")))
+            elif name != "extract":
+                values["out"] = str(out)
             if cache is not None and name != "finetune":
                 values["cache"] = str(cache)
             plan.append((name, from_mapping(kinds[name], values, f"[{name}] number {number} of {path}")))

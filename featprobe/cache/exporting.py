@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,15 +12,22 @@ from featprobe.cache.disk import output_error
 from featprobe.cache.packing import TEMPORARY
 from featprobe.cache.store import Cache
 from featprobe.errors import ConfigError
-from featprobe.records import EmbeddingTable, texts
+from featprobe.records import EmbeddingTable, Samples, texts
 
 
 def export(path: Path, pooling: str, target: Path, *, layer: str = "") -> Path:
-    """Write the embeddings [N, D] and what is known of each image to `target`, .npz or .parquet.
+    """`export_table` of one pooling of the cache file at `path`."""
+    table = Cache(path.parent.parent).read(path, pooling, layer=layer, thumbnails=False)
+    return export_table(table, target)
 
-    .npz: embeddings, id, path, label, label_names, group, case, split, sha256 and, as single texts, dataset,
-    pooling, layer, recipe, fingerprint. .parquet: one row per image with id, path, label, label_name, group,
-    case, split, e0 ... e(D-1). Raises ConfigError on another suffix, CacheError as `Cache.read`, OutputError.
+
+def export_table(table: EmbeddingTable, target: Path) -> Path:
+    """Write the embeddings [N, D] and what is known of each row to `target`, .npz or .parquet.
+
+    .npz: embeddings, id, path, label (as in `Samples`), label_names, group, case, split, sha256 and, as single
+    texts, task, dataset, pooling, layer, recipe, fingerprint. .parquet: one row each with id, path, label
+    and label_name (one column label_NAME for each of several labels, label alone for a quantity), group, case,
+    split, e0 ... e(D-1). Raises ConfigError on another suffix, CacheError as `Cache.read`, OutputError.
     """
     writers = {".npz": _write_npz, ".parquet": _write_parquet}
     if target.suffix not in writers:
@@ -28,7 +36,6 @@ def export(path: Path, pooling: str, target: Path, *, layer: str = "") -> Path:
             f"embeddings are exported to {' or '.join(writers)}",
             f"type: featprobe cache export --out {target.with_suffix('.npz')}",
         )
-    table = Cache(path.parent.parent).read(path, pooling, layer=layer)
     temporary = target.with_name(target.name + TEMPORARY)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +68,7 @@ def _write_npz(target: Path, table: EmbeddingTable) -> None:
             case=samples.case,
             split=samples.split,
             sha256=samples.sha256,
+            task=np.str_(samples.task),
             dataset=np.str_(table.dataset),
             pooling=np.str_(table.pooling),
             layer=np.str_(table.layer),
@@ -71,13 +79,11 @@ def _write_npz(target: Path, table: EmbeddingTable) -> None:
 
 def _write_parquet(target: Path, table: EmbeddingTable) -> None:
     samples = table.samples
-    names = np.array([*samples.label_names, ""], dtype=np.str_)[samples.label]
     known = pd.DataFrame(
         {
             "id": samples.id.tolist(),
             "path": samples.path.tolist(),
-            "label": samples.label,
-            "label_name": names.tolist(),
+            **_label_columns(samples),
             "group": samples.group.tolist(),
             "case": samples.case.tolist(),
             "split": samples.split.tolist(),
@@ -86,3 +92,11 @@ def _write_parquet(target: Path, table: EmbeddingTable) -> None:
     columns = [f"e{number}" for number in range(table.embeddings.shape[1])]
     values = pd.DataFrame(table.embeddings, columns=pd.Index(columns))
     pd.concat([known, values], axis=1).to_parquet(target, index=False)
+
+
+def _label_columns(samples: Samples) -> dict[str, Any]:
+    if samples.task == "multilabel":
+        return {f"label_{name}": samples.label[:, index] for index, name in enumerate(samples.label_names)}
+    if samples.task == "continuous":
+        return {"label": samples.label}
+    return {"label": samples.label, "label_name": samples.label_texts().tolist()}

@@ -16,9 +16,9 @@ import numpy as np
 
 from featprobe.cache.sealing import seal_problem
 from featprobe.errors import CacheError, DataError
-from featprobe.records import Quarantine, Recipe, Samples, TextArray, canonical_json, texts
+from featprobe.records import AnyArray, Quarantine, Recipe, Samples, TextArray, canonical_json, texts
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 SUFFIX: Final = ".h5"
 PART: Final = ".part"
 UNFINISHED: Final = "progress"
@@ -74,8 +74,8 @@ class Metadata:
             ("n_images", header.n_images),
             ("environment", dict(header.environment)),
             ("declared", samples.groups_declared),
+            ("task", samples.task),
             ("label_names", list(samples.label_names)),
-            ("samples/label", samples.label.tolist()),
             *((f"samples/{name}", getattr(samples, name).tolist()) for name in Samples.TEXT_COLUMNS),
             *((f"columns/{name}", samples.columns[name].tolist()) for name in sorted(samples.columns)),
             ("quarantine/row", quarantine.row.tolist()),
@@ -83,6 +83,9 @@ class Metadata:
         ]
         for part in parts:
             digest.update(canonical_json(part).encode())
+        for name, values in _arrays(samples).items():  # as bytes: JSON knows no NaN, and thumbnails are large
+            digest.update(canonical_json([f"samples/{name}", values.dtype.str, values.shape]).encode())
+            digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
 
 
@@ -158,7 +161,7 @@ def read_header(file: Any, path: Path, *, finished: bool = True) -> Header:
     if schema != SCHEMA:
         raise CacheError(
             f"{path} has the cache schema {schema}",
-            f"this version of featprobe reads schema {SCHEMA}",
+            f"this version of featprobe reads schema {SCHEMA}, with the thumbnails that the leak gate needs",
             "remove the file and type the featprobe extract command again",
         )
     text = str(file.attrs["recipe"])
@@ -198,12 +201,17 @@ def read_text(dataset: Any) -> TextArray:
 
 
 def write_metadata(file: Any, metadata: Metadata) -> None:
-    """Everything but the embeddings, and the SHA-256 over it."""
+    """Everything but the embeddings, and the SHA-256 over it.
+
+    The labels' task is an attribute of `samples/label`; `twin` is worked out by whoever reads, never stored.
+    """
     write_header(file, metadata.header)
     samples = file.create_group("samples")
     for name in Samples.TEXT_COLUMNS:
         write_text(samples, name, getattr(metadata.samples, name))
-    samples.create_dataset("label", data=metadata.samples.label.astype("<i8"))
+    for name, values in _arrays(metadata.samples).items():
+        samples.create_dataset(name, data=values)
+    samples["label"].attrs["task"] = metadata.samples.task
     samples["group"].attrs["declared"] = metadata.samples.groups_declared
     columns = file.create_group("columns")
     for name, values in metadata.samples.columns.items():
@@ -216,18 +224,23 @@ def write_metadata(file: Any, metadata: Metadata) -> None:
     file.attrs["metadata_sha256"] = metadata.sha256()
 
 
-def read_metadata(file: Any, path: Path) -> Metadata:
+def read_metadata(file: Any, path: Path, *, thumbnails: bool = True) -> Metadata:
     """Everything but the embeddings, unchecked against its SHA-256."""
-    return Metadata(read_header(file, path), read_samples(file, path), read_quarantine(file))
+    header = read_header(file, path)
+    return Metadata(header, read_samples(file, path, thumbnails=thumbnails), read_quarantine(file))
 
 
-def read_samples(file: Any, path: Path) -> Samples:
-    """The readable images of the data set, in its order."""
+def read_samples(file: Any, path: Path, *, thumbnails: bool = True) -> Samples:
+    """The readable images of the data set, in its order; without `thumbnails` these are left out (T = 0)."""
     group = file["samples"]
+    count, task = len(group["id"]), str(group["label"].attrs["task"])
     try:
         return Samples(
-            label=np.asarray(group["label"][:], dtype=np.int64),
+            label=np.asarray(group["label"][:], dtype=_label_dtype(task)),
             label_names=tuple(read_text(file["label_names"]).tolist()),
+            task=task,
+            thumbnail=group["thumbnail"][:] if thumbnails else np.empty((count, 0), dtype=np.uint8),
+            twin=np.full(count, "", dtype=np.str_),
             groups_declared=bool(group["group"].attrs["declared"]),
             columns={_column_name(key): read_text(column) for key, column in file["columns"].items()},
             **{name: read_text(group[name]) for name in Samples.TEXT_COLUMNS},
@@ -245,6 +258,11 @@ def read_quarantine(file: Any) -> Quarantine:
     )
 
 
+def dims_of(file: Any) -> dict[str, int]:
+    """Key -> D of every embedding table."""
+    return {key: int(dataset.shape[1]) for key, dataset in embedding_sets(file).items()}
+
+
 def embedding_sets(file: Any) -> dict[str, Any]:
     """Key -> dataset [N, D]; a key is POOLING for the last layer, else LAYER/POOLING."""
     found: dict[str, Any] = {}
@@ -254,6 +272,15 @@ def embedding_sets(file: Any) -> dict[str, Any]:
         else:
             found.update({f"{name}/{pooling}": dataset for pooling, dataset in node.items()})
     return found
+
+
+def _arrays(samples: Samples) -> dict[str, AnyArray]:
+    """What is no text, in the bytes that are stored and hashed: label and thumbnail."""
+    return {"label": samples.label.astype(_label_dtype(samples.task)), "thumbnail": samples.thumbnail}
+
+
+def _label_dtype(task: str) -> str:
+    return "<f8" if task == "continuous" else "<i8"
 
 
 def _column_key(name: str) -> str:

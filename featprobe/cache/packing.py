@@ -11,28 +11,35 @@ import h5py
 import numpy as np
 
 from featprobe.cache.disk import output_error, reserve, sync_folder
-from featprobe.cache.layout import Metadata, first_line, write_metadata
+from featprobe.cache.layout import Metadata, embedding_sets, first_line, write_metadata
 from featprobe.cache.sealing import USER_BLOCK, seal
+from featprobe.imaging import THUMBNAIL_SIDE
 from featprobe.records import AnyArray, Samples, canonical_json
 
 CHUNK_ROWS: Final = 256
 BLOCK_ROWS: Final = 16 * CHUNK_ROWS
 """Rows in memory at a time; whole chunks, so that each is written once."""
 
+THUMBNAIL_BYTES: Final = THUMBNAIL_SIDE**2
+
 TEMPORARY: Final = ".tmp"
 
 
 def packed_size(metadata: Metadata, dims: Mapping[str, int]) -> int:
-    """Bytes that a finished file will take at most (its embeddings with their checksums, its text)."""
-    rows, itemsize = len(metadata.samples), np.dtype(metadata.header.recipe.storage).itemsize
-    columns = [getattr(metadata.samples, name) for name in Samples.TEXT_COLUMNS]
-    columns += list(metadata.samples.columns.values())
+    """Bytes that a finished file will take at most: embeddings with their checksums, thumbnails, labels, text.
+
+    Every image counts with a thumbnail: what is asked before the first one is decoded holds for the end.
+    """
+    samples, itemsize = metadata.samples, np.dtype(metadata.header.recipe.storage).itemsize
+    rows = len(samples)
+    columns = [getattr(samples, name) for name in Samples.TEXT_COLUMNS]
+    columns += list(samples.columns.values())
     text = sum(int(np.char.str_len(column).sum()) * 4 + 64 * len(column) for column in columns)
     text += sum(len(part) for part in metadata.quarantine.reason.tolist()) * 4 + 512 * len(
         metadata.quarantine
     )
     embeddings = sum((rows + CHUNK_ROWS) * dim * itemsize for dim in dims.values())
-    return int(1.02 * (embeddings + text)) + 1_000_000
+    return int(1.02 * (embeddings + rows * THUMBNAIL_BYTES + samples.label.nbytes + text)) + 1_000_000
 
 
 def write_whole(target: Path, metadata: Metadata, fill: Callable[[Any], None], size: int) -> Path:
@@ -95,10 +102,11 @@ def write_embeddings(
     dataset.attrs["environment"] = canonical_json(dict(environment))
 
 
-def copy_embeddings(source: Any, key: str, group: Any) -> None:
-    """Take the dataset over as it is, chunk checksums and SHA-256 included, so that damage stays visible."""
-    parent = group.require_group(key.rpartition("/")[0]) if "/" in key else group
-    source.file.copy(source, parent, name=key.rpartition("/")[2])
+def copy_embeddings(file: Any, group: Any) -> None:
+    """Take all tables of `file` over as they are, checksums and SHA-256 included, so that damage stays visible."""
+    for key, source in embedding_sets(file).items():
+        layer, _, pooling = key.rpartition("/")
+        file.copy(source, group.require_group(layer) if layer else group, name=pooling)
 
 
 def content_sha256(dataset: Any) -> str:

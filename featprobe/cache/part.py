@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from featprobe.cache.disk import output_error, reserve
 from featprobe.cache.layout import (
@@ -25,18 +26,26 @@ from featprobe.cache.layout import (
     UNFINISHED,
     Header,
     damaged,
+    dims_of,
     embedding_sets,
     first_line,
     read_header,
     write_header,
 )
-from featprobe.cache.packing import BLOCK_ROWS
+from featprobe.cache.packing import BLOCK_ROWS, THUMBNAIL_BYTES
 from featprobe.errors import CacheError
 from featprobe.records import AnyArray, IntArray, TextArray, texts
 
 READABLE: Final = 1
 QUARANTINED: Final = 2
-_PER_IMAGE: Final = {"state": "u1", "pixel_sha256": "S64", "phash": "S32", "reason": "S240"}
+_PER_IMAGE: Final[Mapping[str, np.dtype[Any]]] = {
+    "state": np.dtype("u1"),
+    "pixel_sha256": np.dtype("S64"),
+    "phash": np.dtype("S32"),
+    "thumbnail": np.dtype((np.uint8, (THUMBNAIL_BYTES,))),
+    "reason": np.dtype("S240"),
+}
+"""What is kept of each image beside its embeddings."""
 
 
 class DamagedPartError(CacheError):
@@ -54,7 +63,7 @@ class Part:
         self._per_image = {name: file[UNFINISHED][name] for name in _PER_IMAGE}
         self._embeddings = embedding_sets(file)
         self.header = read_header(file, path, finished=False)
-        self.poolings = {key: int(dataset.shape[1]) for key, dataset in self._embeddings.items()}
+        self.poolings = dims_of(file)
         self.batch_size = int(file.attrs["batch_size"])
         self.fresh = bool(file.attrs["fresh"])
         self.position, self.dropped = self._cut_back()
@@ -65,7 +74,7 @@ class Part:
     ) -> Part:
         """A new file, its room on the disk taken at once; OutputError where there is none."""
         count, storage = header.n_images, np.dtype(header.recipe.storage).newbyteorder("<")
-        per_image = sum(np.dtype(kind).itemsize for kind in _PER_IMAGE.values()) + 16
+        per_image = sum(kind.itemsize for kind in _PER_IMAGE.values()) + 16
         size = count * (per_image + sum(poolings.values()) * storage.itemsize) + 100_000
         try:
             reserve(path, size)
@@ -75,7 +84,7 @@ class Part:
                 file.attrs["fresh"] = fresh
                 progress = file.create_group(UNFINISHED)
                 for name, kind in _PER_IMAGE.items():
-                    _reserved(progress, name, (count,), np.dtype(kind))
+                    _reserved(progress, name, (count, *kind.shape), kind.base)
                 _reserved(progress, "commits", (count, 2), np.dtype("<i8"))
                 progress.create_dataset("committed", data=np.zeros(1, dtype="<i8"))
                 for key, dim in poolings.items():
@@ -122,6 +131,10 @@ class Part:
         except (OSError, RuntimeError) as error:
             raise output_error(self.path, first_line(error), self.path.stat().st_size) from error
         self.position = until
+
+    def thumbnails(self) -> npt.NDArray[np.uint8]:
+        """The thumbnails of all images, uint8 [n_images, T]; zero where unreadable."""
+        return np.asarray(self._per_image["thumbnail"][:], dtype=np.uint8)
 
     def column(self, name: str, window: slice = slice(None)) -> TextArray:
         """A per-image column of text: pixel_sha256, phash or reason."""
@@ -173,6 +186,11 @@ class Part:
                 return position, int(commits[-1][0]) - position
             position = until
         return position, 0
+
+
+def blank_columns(count: int) -> dict[str, AnyArray]:
+    """What `Part.write` takes for each image, all zero, to be filled in; `count` entries each."""
+    return {name: np.zeros(count, dtype=kind) for name, kind in _PER_IMAGE.items()}
 
 
 def is_whole(path: Path) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from featprobe.cache.layout import (
     PART,
@@ -17,18 +17,20 @@ from featprobe.cache.layout import (
     ForeignFileError,
     Header,
     damaged,
+    dims_of,
     embedding_sets,
     opened,
     read_header,
     read_quarantine,
     read_samples,
+    read_text,
 )
 from featprobe.cache.locking import held
 from featprobe.cache.sealing import seen
 from featprobe.cache.upkeep import refresh
 from featprobe.cache.writer import Task, Writer
 from featprobe.errors import CacheError, nearest
-from featprobe.records import AnyArray, EmbeddingTable, Quarantine, Recipe, Samples, TextArray
+from featprobe.records import AnyArray, EmbeddingTable, Quarantine, Recipe, Samples
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,15 +57,6 @@ class CacheEntry:
     def poolings(self) -> tuple[str, ...]:
         """The keys under `embeddings/`: POOLING, or LAYER/POOLING."""
         return tuple(self.dims)
-
-
-class DonorRows(NamedTuple):
-    """What a file can give to another of the same recipe. `rows`: SHA-256 of the bytes -> row of the arrays."""
-
-    rows: dict[str, int]
-    embeddings: dict[str, AnyArray]
-    pixel_sha256: TextArray
-    phash: TextArray
 
 
 class Cache:
@@ -121,16 +114,16 @@ class Cache:
         kept = {entry.path for entry in _newest(entries)}
         return [entry for entry in entries if entry.path not in kept]
 
-    def read(self, path: Path, pooling: str, *, layer: str = "") -> EmbeddingTable:
+    def read(self, path: Path, pooling: str, *, layer: str = "", thumbnails: bool = True) -> EmbeddingTable:
         """All embeddings of one pooling, [N, D], from a file whose every byte was checked.
 
-        A key of `CacheEntry.poolings` may be given as it is: LAYER/POOLING is taken apart.
-        Raises CacheError on an unknown pooling and on a file that is damaged or incomplete.
+        A key of `CacheEntry.poolings` may be given as it is: LAYER/POOLING is taken apart. `thumbnails` as in
+        `read_samples`. Raises CacheError on an unknown pooling and on a file that is damaged or incomplete.
         """
         key = f"{layer}/{pooling}" if layer else pooling
         layer, _, pooling = key.rpartition("/")
         with opened(path, sealed=True) as file:
-            header, samples = read_header(file, path), read_samples(file, path)
+            header, samples = read_header(file, path), read_samples(file, path, thumbnails=thumbnails)
             dataset = _embedding_set(file, path, key)
             values: AnyArray = dataset[:]
             if not dataset.attrs["complete"] or not len(values) == len(samples) == int(dataset.attrs["rows"]):
@@ -145,11 +138,14 @@ class Cache:
             layer=layer,
         )
 
-    def read_samples(self, path: Path) -> Samples:
-        """The readable images of the file, [N], in the data set's order."""
+    def read_samples(self, path: Path, *, thumbnails: bool = True) -> Samples:
+        """The readable images of the file, [N], in the data set's order.
+
+        Without `thumbnails` (1 kB for each image) these are left out, as before an image is decoded: T is 0.
+        """
         with opened(path) as file:
             read_header(file, path)
-            return read_samples(file, path)
+            return read_samples(file, path, thumbnails=thumbnails)
 
     def read_quarantine(self, path: Path) -> Quarantine:
         """The images that could not be read; `row` is the position in the whole data set."""
@@ -225,24 +221,18 @@ class Cache:
         ]
         return [entry.path for entry in sorted(fitting, key=_age, reverse=True)]
 
-    def rows_by_sha256(self, path: Path, poolings: Collection[str]) -> DonorRows:
-        """The rows of one file by the SHA-256 of their images' bytes, for another file to take over."""
-        with opened(path, sealed=True) as file:
-            read_header(file, path)
-            samples = read_samples(file, path)
-            embeddings = {key: _embedding_set(file, path, key)[:] for key in poolings}
-        rows = {value: row for row, value in enumerate(samples.sha256.tolist()) if value}
-        return DonorRows(rows, embeddings, samples.pixel_sha256, samples.phash)
-
     def donated_rows(
         self, dataset: str, recipe: Recipe, poolings: Collection[str]
     ) -> dict[str, dict[str, AnyArray]]:
         """SHA-256 of an image's bytes -> key -> embedding [D], from all donors; the last used one goes first."""
         found: dict[str, dict[str, AnyArray]] = {}
         for path in self.donors(dataset, recipe, poolings):
-            donor = self.rows_by_sha256(path, poolings)
-            for value, row in donor.rows.items():
-                found.setdefault(value, {key: table[row] for key, table in donor.embeddings.items()})
+            with opened(path, sealed=True) as file:
+                hashes = read_text(file["samples"]["sha256"]).tolist()
+                tables = {key: _embedding_set(file, path, key)[:] for key in poolings}
+            for row, value in enumerate(hashes):
+                if value:
+                    found.setdefault(value, {key: table[row] for key, table in tables.items()})
         return found
 
 
@@ -259,7 +249,7 @@ def _entry(path: Path) -> CacheEntry:
             weights_label=header.weights_label,
             n=int(file["samples"]["id"].shape[0]),
             n_images=header.n_images,
-            dims={key: int(dataset.shape[1]) for key, dataset in sets.items()},
+            dims=dims_of(file),
             size=path.stat().st_size,
             environment=header.environment,
             environments={key: json.loads(dataset.attrs["environment"]) for key, dataset in sets.items()},

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from featprobe.cache.layout import PART, SUFFIX, Metadata, embedding_sets, need_seal, opened, read_metadata
+from featprobe.cache.layout import PART, SUFFIX, Metadata, dims_of, need_seal, opened, read_metadata
 from featprobe.cache.locking import held, lock_file
 from featprobe.cache.packing import TEMPORARY, copy_embeddings, packed_size, put_in_place, write_whole
 from featprobe.cache.sealing import mark_seen
@@ -20,7 +21,7 @@ from featprobe.records import Quarantine, Samples, canonical_json
 if TYPE_CHECKING:
     from featprobe.cache.store import Cache
 
-_FROM_IMAGES = ("sha256", "pixel_sha256", "phash")
+_FROM_IMAGES = ("sha256", "pixel_sha256", "phash", "thumbnail")
 
 
 class Waste(NamedTuple):
@@ -35,7 +36,6 @@ def refresh(path: Path, samples: Samples, environment_changes: Mapping[str, Any]
     """See `Cache.refresh`; the caller holds the lock."""
     with opened(path) as file:
         old = read_metadata(file, path)
-        dims = {key: int(dataset.shape[1]) for key, dataset in embedding_sets(file).items()}
         new = _refreshed(old, samples, environment_changes, path)
         changed = dataclasses.replace(new, header=old.header).sha256() != old.sha256()
         same_place = canonical_json(dict(new.header.environment)) == canonical_json(
@@ -45,12 +45,7 @@ def refresh(path: Path, samples: Samples, environment_changes: Mapping[str, Any]
             mark_seen(path)
             return False
         need_seal(path)  # or damage would be copied under a new seal
-
-        def fill(group: Any) -> None:
-            for key in dims:
-                copy_embeddings(file["embeddings"][key], key, group)
-
-        temporary = write_whole(path, new, fill, packed_size(new, dims))
+        temporary = write_whole(path, new, partial(copy_embeddings, file), packed_size(new, dims_of(file)))
     put_in_place(temporary, path)
     return changed
 

@@ -10,15 +10,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from featprobe.cache.disk import need_free
-from featprobe.cache.layout import PART, Header, Metadata, embedding_sets, opened, read_metadata
+from featprobe.cache.layout import PART, Header, Metadata, dims_of, opened, read_metadata
 from featprobe.cache.packing import copy_embeddings, packed_size, put_in_place, write_embeddings, write_whole
-from featprobe.cache.part import QUARANTINED, READABLE, DamagedPartError, Part, is_whole
+from featprobe.cache.part import QUARANTINED, READABLE, DamagedPartError, Part, blank_columns, is_whole
 from featprobe.errors import CacheError, DataError
 from featprobe.records import AnyArray, IntArray, Quarantine, Samples, TextArray, images_sha256
-
-_REASON_BYTES = 240
 
 
 class StoredRowsChangedError(CacheError):
@@ -51,7 +50,6 @@ class Writer:
         self._release = release
         self._notes: list[str] = []
         self._part: Part | None = None
-        self._stored: Metadata | None = None
         self._stored_dims: dict[str, int] = {}
         self.batch_size = task.batch_size
         self.position = len(task.samples)
@@ -77,15 +75,17 @@ class Writer:
         embeddings: Mapping[str, AnyArray],
         pixel_sha256: TextArray,
         phash: TextArray,
+        thumbnail: npt.NDArray[np.uint8],
         quarantined: Sequence[tuple[int, str]],
         consumed: int,
     ) -> None:
         """Commit the images [position, consumed) of the data set.
 
-        `rows`: the readable ones, [B], ascending; `embeddings`: key -> [B, D]; `pixel_sha256`, `phash`: [B];
-        `quarantined`: (row, reason) of the others. Raises CacheError on a value that is not finite,
-        StoredRowsChangedError where the finished file holds other pixels, OutputError on a full disk, ValueError
-        where the rows do not make up the window. Nothing of the batch is then committed.
+        `rows`: the readable ones, [B], ascending; `embeddings`: key -> [B, D]; `pixel_sha256`, `phash`: [B] and
+        `thumbnail`: uint8 [B, THUMBNAIL_SIDE ** 2], as of `featprobe.imaging`; `quarantined`: (row, reason) of
+        the others. Raises CacheError on a value that is not finite, StoredRowsChangedError where the finished
+        file holds other pixels, OutputError on a full disk, ValueError where the rows do not make up the window
+        or an array has another shape. Nothing of the batch is then committed.
         """
         part = self._open_part()
         rows = np.asarray(rows, dtype=np.int64)
@@ -93,11 +93,15 @@ class Writer:
         window = np.arange(part.position, consumed)
         if not len(window) or not np.array_equal(np.sort(np.concatenate([rows, lost])), window):
             raise ValueError(f"the batch must hold each of the images {part.position} to {consumed} once")
-        columns = self._columns(rows - part.position, lost - part.position, len(window))
-        columns["pixel_sha256"][rows - part.position] = _fixed(pixel_sha256, 64)
-        columns["phash"][rows - part.position] = _fixed(phash, 32)
+        columns = blank_columns(len(window))
+        readable = rows - part.position
+        columns["state"][readable], columns["state"][lost - part.position] = READABLE, QUARANTINED
+        prints = {"pixel_sha256": _ascii(pixel_sha256), "phash": _ascii(phash), "thumbnail": thumbnail}
+        for name, given in prints.items():
+            _need_fit(name, given, (len(rows), *columns[name].shape[1:]), columns[name].dtype)
+            columns[name][readable] = given
         for row, reason in quarantined:
-            columns["reason"][row - part.position] = _cut(reason)
+            columns["reason"][row - part.position] = _cut(reason, columns["reason"].itemsize)
         values = {key: self._padded(key, embeddings[key], rows, window) for key in self.poolings}
         self._need_agreement(part.position, columns["state"], columns["pixel_sha256"])
         part.write(columns, values, consumed)
@@ -123,7 +127,7 @@ class Writer:
                 f"the first: {self._task.samples.path[0]}: {reason}",
                 "type featprobe inspect --data SPEC to see what is wrong with them",
             )
-        self._need_agreement(0, state, _fixed(part.column("pixel_sha256"), 64))
+        self._need_agreement(0, state, _ascii(part.column("pixel_sha256")))
         metadata = self._metadata(part, state, environment)
         temporary = self._pack(part, metadata, np.flatnonzero(state == READABLE))
         part.close()
@@ -160,14 +164,14 @@ class Writer:
 
     def _read_stored(self) -> None:
         with opened(self.path, sealed=True) as file:
-            self._stored = read_metadata(file, self.path)
-            self._stored_dims = {key: int(dataset.shape[1]) for key, dataset in embedding_sets(file).items()}
-        if self._stored.header.recipe != self._task.header.recipe:
+            stored = read_metadata(file, self.path, thumbnails=False)
+            self._stored_dims = dims_of(file)
+        if stored.header.recipe != self._task.header.recipe:
             raise _other_recipe(self.path)
         self._stored_state = np.full(len(self._task.samples), READABLE)
-        self._stored_state[self._stored.quarantine.row] = QUARANTINED
+        self._stored_state[stored.quarantine.row] = QUARANTINED
         self._stored_pixels = np.zeros(len(self._stored_state), dtype="S64")
-        self._stored_pixels[self._stored_state == READABLE] = _fixed(self._stored.samples.pixel_sha256, 64)
+        self._stored_pixels[self._stored_state == READABLE] = _ascii(stored.samples.pixel_sha256)
         lost = sorted(set(self._stored_dims) - set(self._task.poolings))
         if self._task.fresh and lost:
             raise ValueError(f"fresh=True would lose the poolings {lost}")
@@ -211,12 +215,6 @@ class Writer:
             self._notes.append("the unfinished file was begun on another machine or under other versions")
         return part
 
-    def _columns(self, read: IntArray, lost: IntArray, count: int) -> dict[str, AnyArray]:
-        state = np.zeros(count, dtype="u1")
-        state[read], state[lost] = READABLE, QUARANTINED
-        kinds = {"pixel_sha256": "S64", "phash": "S32", "reason": f"S{_REASON_BYTES}"}
-        return {"state": state, **{name: np.zeros(count, dtype=kind) for name, kind in kinds.items()}}
-
     def _padded(self, key: str, values: AnyArray, rows: IntArray, window: IntArray) -> AnyArray:
         """The embeddings in the storage dtype, a row for each image of the window; zero where unreadable."""
         part, storage = self._open_part(), self._task.header.recipe.storage
@@ -238,7 +236,7 @@ class Writer:
 
     def _need_agreement(self, start: int, state: AnyArray, pixels: AnyArray) -> None:
         """Poolings of one file belong to the same pixels: compare with what the finished file was made from."""
-        if self._stored is None or self._task.fresh:
+        if not self._stored_dims or self._task.fresh:
             return
         window = slice(start, start + len(state))
         differs = (self._stored_state[window] != state) | (self._stored_pixels[window] != pixels)
@@ -257,7 +255,9 @@ class Writer:
         if _machine(begun) != _machine(task.header.environment):
             recorded["begun_under"] = begun
         samples = task.samples.take(read).replace(
-            pixel_sha256=part.column("pixel_sha256")[read], phash=part.column("phash")[read]
+            pixel_sha256=part.column("pixel_sha256")[read],
+            phash=part.column("phash")[read],
+            thumbnail=part.thumbnails()[read],
         )
         quarantine = Quarantine(
             row=lost.astype(np.int64),
@@ -269,17 +269,16 @@ class Writer:
         return Metadata(dataclasses.replace(task.header, environment=recorded), samples, quarantine)
 
     def _pack(self, part: Part, metadata: Metadata, rows: IntArray) -> Path:
-        kept = () if self._task.fresh else tuple(self._stored_dims)
+        keep = bool(self._stored_dims) and not self._task.fresh
         storage = metadata.header.recipe.storage
 
         def fill(group: Any) -> None:
             for key, dim in part.poolings.items():
                 blocks = part.blocks(key, rows)
                 write_embeddings(group, key, (len(rows), dim), storage, blocks, metadata.header.environment)
-            if kept:
+            if keep:
                 with opened(self.path) as old:
-                    for key in kept:
-                        copy_embeddings(old["embeddings"][key], key, group)
+                    copy_embeddings(old, group)
 
         return write_whole(self.path, metadata, fill, self._final_size(metadata))
 
@@ -325,13 +324,16 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: environment.get(name) for name in ("device", "engine", "versions", "python", "platform")}
 
 
-def _fixed(values: TextArray, width: int) -> AnyArray:
-    encoded = np.char.encode(np.asarray(values, dtype=np.str_), "ascii")
-    if encoded.dtype.itemsize > width:
-        raise ValueError(f"a hash is longer than {width} characters")
-    return encoded
+def _ascii(values: TextArray) -> AnyArray:
+    return np.char.encode(np.asarray(values, dtype=np.str_), "ascii")
 
 
-def _cut(reason: str) -> bytes:
+def _need_fit(name: str, values: AnyArray, shape: tuple[int, ...], kind: np.dtype[Any]) -> None:
+    """ValueError unless `values` has the shape and can be stored as `kind` without being cut or rounded."""
+    if values.shape != shape or not np.can_cast(values.dtype, kind, "safe"):
+        raise ValueError(f"{name} is {values.dtype} {values.shape}, not {kind} {shape}")
+
+
+def _cut(reason: str, width: int) -> bytes:
     one_line = " ".join(reason.split()).replace("\0", "") or "no reason given"
-    return one_line.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore").encode()
+    return one_line.encode("utf-8", "replace")[:width].decode("utf-8", "ignore").encode()

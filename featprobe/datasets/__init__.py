@@ -1,4 +1,4 @@
-"""Where images and labels come from: a folder, a manifest, MedMNIST or scikit-learn's digits, one file each.
+"""Where images and labels come from: folders, manifests, shards, MedMNIST, scikit-learn's digits, one file each.
 
 `open_dataset` asks every registered kind whether it accepts a SPEC. Importing this package is light: the
 libraries that read tables and images are imported when something is opened.
@@ -27,14 +27,15 @@ __all__ = [
 ]
 
 KINDS_IN_WORDS: Final = (
-    "--data takes a folder of class folders, a manifest (.csv, .tsv, .parquet), a MedMNIST .npz, "
-    "medmnist:NAME[@SIZE] or digits"
+    "--data takes a folder of class folders, a manifest (.csv, .tsv, .parquet), WebDataset shards (a .tar, a folder "
+    "of them, or NAME-{0000..0009}.tar), a folder of Hugging Face datasets, a MedMNIST .npz, medmnist:NAME[@SIZE] or "
+    "digits"
 )
 _DEFAULTS: Final = DatasetOptions()
 
 
 def open_dataset(spec: str, options: DatasetOptions = _DEFAULTS) -> Dataset:
-    """The data set that `[NAME=]SPEC` names, with its samples read and its files found.
+    """The data set that `[NAME=]SPEC` names, with its samples read and its files found; with pseudonyms, if asked.
 
     Raises DataError where there is nothing at SPEC or it can't be used as it stands, ConfigError where an
     option does not fit the kind of data.
@@ -46,8 +47,17 @@ def open_dataset(spec: str, options: DatasetOptions = _DEFAULTS) -> Dataset:
             name = safe_name(given or kind.default_name(location), spec)
             if given and name != given:
                 raise _bad_name(given, location)
-            return kind.open(location, name, options)
+            return _opened(kind, location, name, options)
     raise _not_found(location)
+
+
+def _opened(kind: DatasetKind, location: str, name: str, options: DatasetOptions) -> Dataset:
+    dataset = kind.open(location, name, options)
+    if options.pseudonymize is None:
+        return dataset
+    from featprobe.datasets.privacy import pseudonymized
+
+    return pseudonymized(dataset, options.pseudonymize)
 
 
 def split_spec(spec: str) -> tuple[str, str]:

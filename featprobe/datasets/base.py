@@ -17,9 +17,10 @@ from featprobe.errors import ConfigError, DataError, nearest
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from PIL import Image
 
-    from featprobe.records import Samples
+    from featprobe.datasets.stacks import SliceRule
+    from featprobe.imaging import Raster
+    from featprobe.records import IntArray, Samples, TextArray
 
 NONE: Final = "none"
 """The word that switches a column off, such as `--label none`."""
@@ -40,6 +41,11 @@ NO_GROUPS: Final = (
     "no groups declared: every image counts as its own group; if one patient can have several images, "
     "say so with --group-column or --group-regex"
 )
+NO_GROUPS_OF: Final = {
+    unit: NO_GROUPS.replace("every image", f"every {unit}").replace("several images", f"several {unit}s")
+    for unit in ("image", "file", "case")
+}
+"""The same where several images belong together all the same: the slices of a file, the images of a case."""
 
 _VAGUE_STEMS: Final = ("labels", "metadata", "train", "data")
 
@@ -48,20 +54,46 @@ _VAGUE_STEMS: Final = ("labels", "metadata", "train", "data")
 class DatasetOptions:
     """How to read a SPEC. None takes the default names; "none" for a column leaves that column out.
 
-    `group_regex`: its first capture group, or the whole match, in an image's path is the group.
+    `label_column`: none, one, or several, which makes the target multi-label. `group_regex`: its first capture
+    group, or the whole match, in an image's path is the group. `target`: one of `records.TASKS`, None to detect
+    it; `class_order`: the classes of an ordinal target; `uncertain` ("ignore", "zero", "one") and `blank`
+    ("ignore", "zero"): what such cells count as (see `targets`). `axis` and `slices`: how a volume becomes images
+    (see `stacks.SliceRule`). `pseudonymize`: the file with the secret (see `privacy`).
     """
 
     path_column: str | None = None
-    label_column: str | None = None
+    label_column: tuple[str, ...] = ()
     group_column: str | None = None
     split_column: str | None = None
+    case_column: str | None = None
+    site_column: str | None = None
+    modality_column: str | None = None
+    id_column: str | None = None
     group_regex: str | None = None
     keep_column: tuple[str, ...] = ()
+    target: str | None = None
+    class_order: tuple[str, ...] = ()
+    uncertain: str = "ignore"
+    blank: str = "ignore"
+    axis: str = "axial"
+    slices: str = "all"
+    pseudonymize: Path | None = None
+
+    def __post_init__(self) -> None:
+        # One name is as good as a tuple of one; taken letter by letter it would be several columns.
+        for name in ("label_column", "keep_column", "class_order"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
 
     @property
     def unlabelled(self) -> bool:
         """True where labels are not wanted: every label is -1 and there are no label names."""
-        return self.label_column == NONE
+        return self.label_column == (NONE,)
+
+    def examples(self, names: Sequence[str]) -> str:
+        """The first three of `names` for an error; only how many where names are to stay secret."""
+        return f"{len(names)} of them" if self.pseudonymize else first_three(names)
 
 
 class Dataset(Protocol):
@@ -89,11 +121,11 @@ class Dataset(Protocol):
     def read(self, row: int) -> bytes:
         """The image's bytes. OSError where they can't be read, DataError where the file has gone."""
 
-    def decode(self, data: bytes) -> Image.Image:
-        """The image in `data`, 8-bit RGB.
+    def decode(self, data: bytes) -> Raster:
+        """The image in `data`, with the numbers that it came with.
 
-        UnreadableImageError (an OSError) where it is damaged, UnsupportedImageError (a DataError) where a
-        conversion to 8 bits would mangle it.
+        UnreadableImageError (an OSError) where it is damaged, UnsupportedImageError (a DataError) where
+        featprobe can't read its kind.
         """
 
 
@@ -115,19 +147,33 @@ class DatasetKind(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FileDataset:
-    """Images that are files; `samples.path` is relative to `root`, or absolute."""
+    """Images that are files, or parts of files.
+
+    `files` [N]: each row's file, relative to `root` or absolute (`samples.path` is only what the row is called).
+    `part` int64 [N]: -1 for a whole file, else the number of the slice, frame or page. `rule`: how its volumes are
+    cut.
+    """
 
     name: str
     kind: str
     samples: Samples
     notes: tuple[str, ...]
     root: Path
+    files: TextArray
+    part: IntArray
+    rule: SliceRule
 
     def read(self, row: int) -> bytes:
-        """The file's bytes. DataError where it is not there any more, OSError where it can't be read."""
-        path = self.root / str(self.samples.path[row])
+        """The file's bytes, or its slice's pixels as `encode_raster` writes them.
+
+        DataError where the file is not there any more, OSError where it can't be read.
+        """
+        from featprobe.datasets.stacks import read_part
+
+        path = self.root / str(self.files[row])
+        part = int(self.part[row])
         try:
-            return path.read_bytes()
+            return path.read_bytes() if part < 0 else read_part(path, part, self.rule)
         except FileNotFoundError as error:
             raise DataError(
                 f"the image {self.samples.path[row]} of {self.name} is no longer there",
@@ -135,7 +181,7 @@ class FileDataset:
                 "put it back, or take it out of the data set",
             ) from error
 
-    def decode(self, data: bytes) -> Image.Image:
+    def decode(self, data: bytes) -> Raster:
         """See `decoding.decode`."""
         return decode(data)
 
@@ -154,7 +200,7 @@ class ArrayDataset:
         """Dtype and shape in a line of text, then the pixels."""
         return encode_array(self.images[row])
 
-    def decode(self, data: bytes) -> Image.Image:
+    def decode(self, data: bytes) -> Raster:
         """See `decoding.decode`."""
         return decode(data)
 
@@ -180,12 +226,11 @@ def refuse_columns(options: DatasetOptions, what: str, *, paths: bool) -> None:
 
     `paths`: whether its images have paths that --group-regex can be matched against.
     """
-    given = {
-        "--path-column": options.path_column,
-        "--label-column": options.label_column,
-        "--group-column": options.group_column,
-        "--split-column": options.split_column,
+    columns = ("path", "group", "split", "case", "site", "modality", "id")
+    given: dict[str, str | None] = {
+        f"--{name}-column": getattr(options, f"{name}_column") for name in columns
     }
+    given["--label-column"] = NONE if options.unlabelled else next(iter(options.label_column), None)
     flags = [flag for flag, value in given.items() if value not in {None, NONE}]
     flags += ["--keep-column"] if options.keep_column else []
     flags += ["--group-regex"] if options.group_regex and not paths else []
@@ -227,7 +272,7 @@ def canonical_splits(values: Sequence[str]) -> tuple[list[str], list[int]]:
     return names, [position for position, name in enumerate(names) if name == "?"]
 
 
-def groups_by_regex(pattern: str, paths: Sequence[str]) -> list[str]:
+def groups_by_regex(pattern: str, paths: Sequence[str], options: DatasetOptions) -> list[str]:
     """The group that `pattern` finds in each path, "" where it finds none.
 
     ConfigError where it is no regular expression, DataError where it matches no path at all.
@@ -243,7 +288,7 @@ def groups_by_regex(pattern: str, paths: Sequence[str]) -> list[str]:
     if not any(groups):
         raise DataError(
             f"--group-regex {pattern!r} finds a group in none of {len(paths)} paths",
-            f"the first path is {paths[0]!r}",
+            "" if options.pseudonymize else f"the first path is {paths[0]!r}",
             "mend the pattern; its first (...) is the group",
         )
     return groups

@@ -1,20 +1,25 @@
-"""Bytes to 8-bit RGB pixels, by one decoder for every data set, so that equal bytes give equal embeddings."""
+"""Bytes to pixels, by one decoder for every data set, so that equal bytes give equal embeddings."""
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from featprobe.errors import DataError, FeatprobeError
+from featprobe.imaging import MAX_PIXELS, Raster, decode_raster, encode_raster, is_raster
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from PIL import Image
+    from PIL.Image import Image
 
-DECODER_NUMERICS: Final = 1
+    from featprobe.records import AnyArray
+
+DECODER_NUMERICS: Final = 2
 """Part of every recipe; raised when the decoder gives other pixels for the same bytes."""
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -26,18 +31,16 @@ IMAGE_SUFFIXES: Final = frozenset(
 """What counts as an image in a folder. A fixed list: the images of a folder do not depend on Pillow's build."""
 
 UNSUPPORTED_SUFFIXES: Final = {
-    ".dcm": "DICOM files",
-    ".dicom": "DICOM files",
-    ".nii": "NIfTI volumes",
-    ".nii.gz": "NIfTI volumes",
     ".nrrd": "NRRD volumes",
     ".mha": "MetaImage volumes",
     ".mhd": "MetaImage volumes",
+    ".mgz": "FreeSurfer volumes",
+    ".mgh": "FreeSurfer volumes",
 }
 
-_ARRAY_MAGIC: Final = b"featprobe array "
 _ORIENTATION: Final = 0x0112
-_BITS_PER_SAMPLE: Final = 258
+T = TypeVar("T")
+_GREY_MODES: Final = frozenset(("1", "L", "LA", "La"))
 
 
 class UnreadableImageError(OSError):
@@ -45,123 +48,160 @@ class UnreadableImageError(OSError):
 
 
 class UnsupportedImageError(DataError):
-    """An image that a plain conversion to 8 bits would mangle: it stops the reading of its data set."""
+    """An image that featprobe could only mangle: it stops the reading of its data set."""
 
     @classmethod
-    def of(cls, what: str, path: str = "") -> UnsupportedImageError:
-        """The error for `what` (plural, such as "16-bit images"), with the file's path where it is known."""
+    def of(cls, what: str, path: str = "", next_step: str = "") -> UnsupportedImageError:
+        """The error for `what` (plural, such as "NRRD volumes"), with the file's path where it is known."""
         return cls(
-            f"{path}: {what} are not supported yet" if path else f"{what} are not supported yet",
-            "a plain conversion to 8 bits would mangle them",
-            "export the images as 8-bit PNG or JPEG, with the window and slice of your choice, and use those",
+            f"{path}: {what} are not supported" if path else f"{what} are not supported",
+            "featprobe reads grey images of any depth, colour of 8 and 16 bits, DICOM and NIfTI",
+            next_step or "convert them, such as to NIfTI, DICOM or PNG, and use those",
         )
 
 
 def unsupported_suffix(path: str) -> str:
-    """What `path` is, judged by its suffix, where featprobe can't read it yet; else ""."""
+    """What `path` is, judged by its suffix, where featprobe can't read it; else ""."""
     lower = path.lower()
     return next((what for suffix, what in UNSUPPORTED_SUFFIXES.items() if lower.endswith(suffix)), "")
 
 
 def encode_array(image: npt.NDArray[np.uint8]) -> bytes:
-    """An image in memory (uint8 [H, W] or [H, W, 3]) as bytes: dtype and shape in a line, then the pixels."""
-    shape = "x".join(str(side) for side in image.shape)
-    return _ARRAY_MAGIC + f"{image.dtype} {shape}\n".encode() + image.tobytes()
+    """An image in memory (uint8 [H, W] or [H, W, 3]) as bytes that `decode` takes."""
+    return encode_raster(Raster(image, "array"))
 
 
-def decode(data: bytes) -> Image.Image:
-    """The image in `data` (a file's bytes, or `encode_array`'s) in mode "RGB".
+def decode(data: bytes) -> Raster:
+    """The image in `data`: a file's bytes, or `encode_raster`'s.
 
-    EXIF orientation is applied (damaged EXIF data is ignored), grey is repeated, alpha is dropped, palettes,
-    1-bit, CMYK and YCbCr images are converted; of an animation the first frame is taken. Raises
-    UnreadableImageError for damaged, truncated, unknown or empty data and for sizes above Pillow's limit;
-    UnsupportedImageError for 16-bit, floating-point and DICOM images and for stacks of pages.
+    Values: uint8 [H, W] or [H, W, 3] for images of up to 8 bits: EXIF orientation is applied (damaged EXIF data is
+    ignored), alpha is dropped, palettes, CMYK and YCbCr are converted to RGB; of an animation the first frame is
+    taken. Deeper images: see `formats.deep`; DICOM: see `formats.dicom`.
+
+    Raises UnreadableImageError for damaged, truncated, unknown or empty data and for more than MAX_PIXELS pixels,
+    before any is decoded; UnsupportedImageError for a TIFF file of several pages (see `stacks`) and for kinds of
+    colour that can't be shown in 8 bits by a stated rule; MissingExtraError where a package is missing.
     """
-    if data.startswith(_ARRAY_MAGIC):
-        return _decode_array(data)
-    if data[128:132] == b"DICM":
-        raise UnsupportedImageError.of("DICOM files")
+    from featprobe.datasets.formats import dicom, nifti
+
     if not data:
         raise UnreadableImageError("the file is empty")
+    if is_raster(data):
+        return guarded(lambda: decode_raster(data))
+    if dicom.is_dicom(data):
+        return dicom.decode(data)
+    if nifti.is_nifti(data):
+        raise UnreadableImageError(nifti.why_no_slice(data))
+    return guarded(lambda: _decode_file(data))
+
+
+def decode_pages(data: bytes, numbers: Sequence[int]) -> Iterator[Raster | UnreadableImageError]:
+    """The pages `numbers` (from 0) of the TIFF file `data`, the error for one that is damaged.
+
+    The file's list of pages is read once: opening it for each page of n would take n * n steps.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    from featprobe.datasets.formats import tiff
+
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        image = None
+
+    def page(number: int) -> Raster:
+        try:
+            if image is not None:
+                image.seek(number)
+                return _decode_image(image, data, number)
+        except SyntaxError:  # a kind of page that Pillow does not know
+            pass
+        return tiff.decode(data, number)
+
+    for number in numbers:
+        try:
+            yield guarded(functools.partial(page, number))
+        except UnreadableImageError as error:
+            yield error
+
+
+def guarded(read: Callable[[], T]) -> T:
+    """What `read` reads, every error about the data made an UnreadableImageError."""
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata and of large images; neither changes the pixels.
         warnings.simplefilter("ignore")
         try:
-            return _decode_file(data)
-        except (FeatprobeError, MemoryError):
+            return read()
+        except (FeatprobeError, UnreadableImageError, MemoryError):
             raise
         except Exception as error:
             raise UnreadableImageError(_reason(error)) from error
 
 
-def _decode_file(data: bytes) -> Image.Image:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        _refuse_unsupported(image, data)
-        image.load()
-        return _upright(image).convert("RGB")
+def refuse_bomb(width: int, height: int) -> None:
+    """UnreadableImageError for more than MAX_PIXELS pixels."""
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}")
 
 
-def _decode_array(data: bytes) -> Image.Image:
-    import numpy as np
-    from PIL import Image
+def _decode_file(data: bytes) -> Raster:
+    from PIL import Image, UnidentifiedImageError
 
-    header, _, pixels = data[len(_ARRAY_MAGIC) :].partition(b"\n")
-    dtype, shape = header.decode().split(" ")
-    array = np.frombuffer(pixels, dtype=dtype).reshape([int(side) for side in shape.split("x")])
-    return Image.fromarray(array).convert("RGB")
+    from featprobe.datasets.formats import tiff
 
-
-def _refuse_unsupported(image: Image.Image, data: bytes) -> None:
-    if image.mode == "F":
-        raise UnsupportedImageError.of("floating-point images")
-    if image.mode.startswith("I") or _bits_per_channel(image, data) > 8:
-        raise UnsupportedImageError.of("images with more than 8 bits per channel")
-    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-        raise UnsupportedImageError.of("stacks of several pages (TIFF)")
-
-
-def _bits_per_channel(image: Image.Image, data: bytes) -> int:
-    """Bits of the deepest channel: Pillow cuts 16-bit colour to 8 and calls it RGB, so its mode can't tell."""
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)
-        return max(bits) if isinstance(bits, tuple) else int(bits)
-    if image.format == "JPEG2000":
-        return _jpeg2000_bits(data)
-    arguments = [tile[3] for tile in getattr(image, "tile", [])]
-    words = [word for group in arguments for word in (group if isinstance(group, tuple) else (group,))]
-    if image.format == "PPM":
-        return max((word.bit_length() for word in words if isinstance(word, int)), default=8)
-    return 16 if any(isinstance(word, str) and ";16" in word for word in words) else 8
-
-
-def _jpeg2000_bits(data: bytes) -> int:
-    """Bits of the deepest channel, from the codestream's SIZ marker (ISO/IEC 15444-1, A.5.1); 8 where unread."""
-    start = data.find(b"\xff\x4f\xff\x51")
-    channels = int.from_bytes(data[start + 40 : start + 42], "big") if start >= 0 else 0
-    depths = data[start + 42 : start + 42 + 3 * channels : 3]
-    return max(((depth & 0x7F) + 1 for depth in depths), default=8)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """`image` turned as its EXIF orientation says (TIFF files are turned by Pillow when they are loaded)."""
-    from PIL import Image
-
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
     try:
-        turn = turns.get(image.getexif().get(_ORIENTATION, 1))
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+                raise several_pages()
+            return _decode_image(image, data, 0)
+    except Image.DecompressionBombError as error:  # Pillow's own check, at the same number
+        pixels = int(next(iter(re.findall(r"\d+", str(error))), 0))
+        raise UnreadableImageError(f"{pixels:,} pixels, more than the limit of {MAX_PIXELS:,}") from error
+    except (UnidentifiedImageError, SyntaxError):  # Pillow knows few kinds of deep TIFF
+        if not tiff.is_tiff(data) or not tiff.installed():
+            raise
+        return tiff.decode(data, None)
+
+
+def several_pages() -> UnsupportedImageError:
+    """The error for a stack of pages that is asked for as one image."""
+    return UnsupportedImageError.of(
+        "TIFF files of several pages in the place of one image",
+        next_step="give them as files of a folder or a manifest, where every page is an image",
+    )
+
+
+def _decode_image(image: Image, data: bytes, page: int) -> Raster:
+    import numpy as np
+
+    from featprobe.datasets.formats import deep
+
+    refuse_bomb(*image.size)
+    if deep.is_deep(image, data):
+        return deep.decode(image, data, page)
+    image.load()
+    plain = image.convert("L" if image.mode in _GREY_MODES else "RGB")
+    return Raster(turned(np.asarray(plain), orientation_of(image)), image.format or "image")
+
+
+def orientation_of(image: Image) -> int:
+    """EXIF's orientation of a loaded image, 1 (as it is) where there is none."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - Pillow raises many types for damaged EXIF data; the pixels are sound
-        return image
-    return image if turn is None else image.transpose(turn)
+        return 1
+
+
+def turned(values: AnyArray, orientation: int) -> AnyArray:
+    """`values` ([H, W, ...]) as EXIF's orientation says (TIFF files are turned by Pillow when they are loaded)."""
+    import numpy as np
+
+    if orientation in {5, 6, 7, 8}:  # rows and columns change places
+        values = values.swapaxes(0, 1)
+    vertically, horizontally = orientation in {3, 4, 7, 8}, orientation in {2, 3, 6, 7}
+    values = values[::-1] if vertically else values
+    values = values[:, ::-1] if horizontally else values
+    return np.ascontiguousarray(values)
 
 
 def _reason(error: Exception) -> str:

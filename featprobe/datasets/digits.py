@@ -35,6 +35,7 @@ class Digits:
         import numpy as np
         from sklearn.datasets import load_digits
 
+        from featprobe.datasets.targets import named_target
         from featprobe.records import Samples
 
         refuse_columns(options, location, paths=False)
@@ -43,15 +44,18 @@ class Digits:
         ends = (count * 60 // 100, count * 80 // 100)
         split = np.repeat(["train", "val", "test"], [ends[0], ends[1] - ends[0], count - ends[1]])
         ids = [f"digits-{row:04d}" for row in range(count)]
+        target = named_target([str(number) for number in bunch.target], location, ids, options)
         samples = Samples.build(
             path=ids,
-            label=np.full(count, -1) if options.unlabelled else bunch.target,
-            label_names=() if options.unlabelled else tuple(str(number) for number in range(10)),
+            label=target.label,
+            label_names=target.names,
+            task=target.task,
             split=None if options.split_column == "none" else split,
         )
         images = ((bunch.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
         notes = (
             f"{NO_GROUPS} (who wrote which digit is not published)",
             "fixed split by blocks in file order (60/20/20 %), which keeps most writers on one side",
+            *target.notes,
         )
         return ArrayDataset(name, "digits", samples, notes, images)

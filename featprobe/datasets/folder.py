@@ -7,40 +7,38 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from featprobe.datasets.base import (
-    NONE,
     SPLIT_NAMES,
     Dataset,
     DatasetOptions,
     FileDataset,
-    complete_groups,
-    encode_labels,
-    first_three,
-    groups_by_regex,
     name_of,
     refuse_columns,
-    require_classes,
 )
 from featprobe.datasets.decoding import IMAGE_SUFFIXES, UnsupportedImageError, unsupported_suffix
+from featprobe.datasets.hub_files import is_saved_folder
+from featprobe.datasets.webdataset import is_shard_folder
 from featprobe.errors import DataError
 from featprobe.registry import DATASETS
-
-if TYPE_CHECKING:
-    from featprobe.records import Samples
 
 _MANIFESTS: Final = ("labels.csv", "metadata.csv", "labels.tsv", "metadata.tsv", "labels.parquet")
 
 
+_DICOM_INDEX: Final = "DICOMDIR"
+"""A file without images that lists those beside it."""
+
+
 @DATASETS.register("folder")
 class Folder:
-    """Every image below FOLDER/CLASS/ or FOLDER/SPLIT/CLASS/, sorted by path."""
+    """Every image, volume and DICOM file below FOLDER/CLASS/ or FOLDER/SPLIT/CLASS/, sorted by path."""
 
     @classmethod
     def accepts(cls, location: str) -> bool:
-        """Any folder that is there."""
-        return Path(location).expanduser().is_dir()
+        """Any folder that is there and is not another kind's."""
+        path = Path(location).expanduser()
+        return path.is_dir() and not is_shard_folder(path) and not is_saved_folder(path)
 
     @classmethod
     def default_name(cls, location: str) -> str:
@@ -49,7 +47,13 @@ class Folder:
 
     @classmethod
     def open(cls, location: str, name: str, options: DatasetOptions) -> Dataset:
-        """The folder's images. DataError where there are none, no class folders, one class only, or volumes."""
+        """The folder's images. DataError where there are none, no class folders, or one class only."""
+        from featprobe.datasets.columns import Listing, samples_of
+        from featprobe.datasets.faults import Faults
+        from featprobe.datasets.rows import rows_of
+        from featprobe.datasets.tables import Table
+        from featprobe.records import texts
+
         refuse_columns(options, f"the folder {location}", paths=True)
         root = Path(location).expanduser()
         try:
@@ -64,9 +68,23 @@ class Folder:
             raise _no_images(location, root, found)
         for path in found.images:
             if what := unsupported_suffix(path):
-                raise UnsupportedImageError.of(what, path)
-        samples, notes = _samples(location, root, found.images, options)
-        return FileDataset(name, "folder", samples, (*notes, *found.notes()), root)
+                raise UnsupportedImageError.of(what, "" if options.pseudonymize else path)
+        paths = found.images
+        splits = _splits(location, paths, options)
+        labels = [] if options.unlabelled else _classes(location, root, paths, options, by_split=bool(splits))
+        faults = Faults(location, len(paths), lambda at: paths[at], private=options.pseudonymize is not None)
+        listing = Listing(
+            Table(location, {"label": labels} if labels else {}, len(paths), faults),
+            paths,
+            splits=splits or None,
+            classes=("label",),
+            where=location,
+            remedy=_one_class_hint(location, root, labels),
+        )
+        samples, rows, notes = samples_of(listing, options, lambda: rows_of(root, paths, options))
+        files = texts(rows.spread(paths)) if rows.suffix else samples.path
+        notes += found.notes()
+        return FileDataset(name, "folder", samples, tuple(notes), root, files, rows.part, rows.rule)
 
 
 @dataclass(slots=True)
@@ -88,10 +106,13 @@ class _Found:
 
 
 def _scan(root: Path) -> _Found:
+    from featprobe.datasets.stacks import is_stack_candidate
+
     found = _Found()
     for path in _walk(root, "", (), found):
         suffix = PurePosixPath(path).suffix.lower()
-        if suffix in IMAGE_SUFFIXES or unsupported_suffix(path):
+        known = suffix in IMAGE_SUFFIXES or unsupported_suffix(path)
+        if known or (PurePosixPath(path).name != _DICOM_INDEX and is_stack_candidate(str(root / path))):
             found.images.append(path)
         else:
             found.others[suffix] += 1
@@ -115,24 +136,7 @@ def _walk(root: Path, below: str, above: tuple[str, ...], found: _Found) -> Iter
                 yield path
 
 
-def _samples(
-    location: str, root: Path, paths: list[str], options: DatasetOptions
-) -> tuple[Samples, list[str]]:
-    from featprobe.records import Samples
-
-    splits = _splits(location, paths)
-    if options.unlabelled:
-        labels, names = encode_labels([""] * len(paths))
-    else:
-        labels, names = encode_labels(_classes(location, root, paths, by_split=bool(splits)))
-        require_classes(names, location, _one_class_hint(location, root, names))
-    found = groups_by_regex(options.group_regex, paths) if options.group_regex else None
-    groups, notes = complete_groups(found, paths)
-    split = None if options.split_column == NONE or not splits else splits
-    return Samples.build(path=paths, label=labels, label_names=names, group=groups, split=split), notes
-
-
-def _splits(location: str, paths: list[str]) -> list[str]:
+def _splits(location: str, paths: list[str], options: DatasetOptions) -> list[str]:
     """The split of each path, or [] where the top folders are not splits. DataError where only some are."""
     tops = {path.partition("/")[0] for path in paths if "/" in path}
     known = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
@@ -141,14 +145,16 @@ def _splits(location: str, paths: list[str]) -> list[str]:
     others = sorted(tops - set(known)) + [path for path in paths if "/" not in path]
     if others:
         raise DataError(
-            f"in {location}, {first_three(known)} are split folders but {first_three(others)} are not",
+            f"in {location}, {', '.join(known)} are split folders but {options.examples(others)} are not",
             "either all top folders are splits (train, val, test, extra) or all are classes",
             "move the others away, or write a manifest (.csv) with a column split",
         )
     return [SPLIT_NAMES[path.partition("/")[0].lower()] for path in paths]
 
 
-def _classes(location: str, root: Path, paths: list[str], *, by_split: bool) -> list[str]:
+def _classes(
+    location: str, root: Path, paths: list[str], options: DatasetOptions, *, by_split: bool
+) -> list[str]:
     """The class folder of each path. DataError where an image lies in none."""
     depth = 1 if by_split else 0
     outside = [path for path in paths if path.count("/") <= depth]
@@ -157,14 +163,15 @@ def _classes(location: str, root: Path, paths: list[str], *, by_split: bool) -> 
         wrong = "has images but no class folders" if len(outside) == len(paths) else "has images outside them"
         beside = f"use its manifest: --data {location}/{manifest}" if (manifest := _manifest(root)) else ""
         raise DataError(
-            f"{location} {wrong}: {first_three(outside)}",
+            f"{location} {wrong}: {options.examples(outside)}",
             f"labels come from class folders ({where})",
             beside or "sort the images into class folders, or extract them without labels: --label none",
         )
     return [path.split("/")[depth] for path in paths]
 
 
-def _one_class_hint(location: str, root: Path, names: tuple[str, ...]) -> str:
+def _one_class_hint(location: str, root: Path, labels: list[str]) -> str:
+    names = list(dict.fromkeys(labels))
     if manifest := _manifest(root):
         return f"use its manifest: --data {location}/{manifest}"
     if len(names) == 1 and (root / names[0]).is_dir():

@@ -1,6 +1,6 @@
-"""MedMNIST's two-dimensional sets (all sizes), from the .npz files that already lie on this machine.
+"""MedMNIST's sets, flat and in three dimensions, from the .npz files that already lie on this machine.
 
-Source: J. Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023); class names as published with it.
+Source: J. Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023).
 """
 
 from __future__ import annotations
@@ -26,40 +26,22 @@ from featprobe.datasets.base import (
     require_classes,
 )
 from featprobe.datasets.decoding import decode, encode_array
-from featprobe.errors import DataError, nearest
-from featprobe.records import Samples
+from featprobe.datasets.formats.medmnist_sets import CLASS_NAMES
+from featprobe.datasets.stacks import SliceRule, slices_of
+from featprobe.errors import ConfigError, DataError, listed, nearest
+from featprobe.imaging import Raster, Reference, encode_raster
+from featprobe.records import IntArray, Samples
 from featprobe.registry import DATASETS
 
 PREFIX: Final = "medmnist:"
 SPLITS: Final = ("train", "val", "test")
 SIZES: Final = ("28", "64", "128", "224")
 
-_ORGANS: Final = (
-    "bladder|femur-left|femur-right|heart|kidney-left|kidney-right|liver|lung-left|lung-right|pancreas|spleen"
-)
-CLASS_NAMES: Final = {
-    name: tuple(classes.split("|"))
-    for name, classes in {
-        "bloodmnist": "basophil|eosinophil|erythroblast|"
-        "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)|"
-        "lymphocyte|monocyte|neutrophil|platelet",
-        "breastmnist": "malignant|normal, benign",
-        "dermamnist": "actinic keratoses and intraepithelial carcinoma|basal cell carcinoma|"
-        "benign keratosis-like lesions|dermatofibroma|melanoma|melanocytic nevi|vascular lesions",
-        "octmnist": "choroidal neovascularization|diabetic macular edema|drusen|normal",
-        "organamnist": _ORGANS,
-        "organcmnist": _ORGANS,
-        "organsmnist": _ORGANS,
-        "pathmnist": "adipose|background|debris|lymphocytes|mucus|smooth muscle|normal colon mucosa|"
-        "cancer-associated stroma|colorectal adenocarcinoma epithelium",
-        "pneumoniamnist": "normal|pneumonia",
-        "retinamnist": "0|1|2|3|4",
-        "tissuemnist": "Collecting Duct, Connecting Tubule|Distal Convoluted Tubule|"
-        "Glomerular endothelial cells|Interstitial endothelial cells|Leukocytes|Podocytes|"
-        "Proximal Tubule Segments|Thick Ascending Limb",
-    }.items()
-}
-"""Name -> class names in the order of the class numbers, for the two-dimensional sets with one label each."""
+VIEWS: Final = {"axial": 0, "coronal": 1, "sagittal": 2}
+"""View -> axis of a volume [28, 28, 28] along which its slices lie. The files do not say how their axes lie in the
+patient: the first is taken for the axial one, and slices are shown as they are stored."""
+
+NO_PATIENTS: Final = "no groups declared: every volume counts as its own group, with all its slices (whose it is, is not published)"
 
 _DAMAGE: Final = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _LOADING: Final = threading.Lock()
@@ -84,7 +66,10 @@ class MedMnist:
 
     @classmethod
     def open(cls, location: str, name: str, options: DatasetOptions) -> Dataset:
-        """Rows: train, val, test. DataError where the file is missing, damaged, 3-D or multi-label."""
+        """Rows: train, val, test; of volumes, every slice that the options take.
+
+        DataError where the file is missing or damaged, ConfigError for options that do not fit it.
+        """
         refuse_columns(options, location, paths=False)
         path = _find(location)
         labels = _read_labels(path)
@@ -94,8 +79,24 @@ class MedMnist:
                 raise _damaged(path, f"{split} has {shape[0]} images but {len(known)} labels")
         if len({shape[1:] for shape in shapes}) > 1:
             raise _damaged(path, f"its splits hold images of different shapes: {shapes}")
-        samples = _samples(path, labels, options)
-        return MedMnistDataset(name, samples, (NO_GROUPS,), path.absolute())
+        if not any(shape[0] for shape in shapes):
+            raise _damaged(path, "it holds no images")
+        is_flat = len(shapes[0]) == 3 or shapes[0][3] == 3
+        rows = _flat_rows(labels) if is_flat else _sliced_rows(path, options)
+        samples = _samples(path, labels, rows, options)
+        return MedMnistDataset(name, samples, rows.notes, path.absolute(), rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """`item` int64 [M]: the row's image or volume, counted over train, val and test. `part` int64 [M]: the slice,
+    -1 for a flat image. `axis`: of a volume, along which its slices lie.
+    """  # noqa: D205 - three fields, one paragraph
+
+    item: IntArray
+    part: IntArray
+    axis: int
+    notes: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -106,25 +107,34 @@ class MedMnistDataset:
     samples: Samples
     notes: tuple[str, ...]
     path: Path
+    rows: _Rows
     kind: str = "medmnist"
     _images: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    _references: dict[int, Reference] = field(default_factory=dict, repr=False)
 
     def read(self, row: int) -> bytes:
-        """Dtype and shape in a line of text, then the pixels. DataError where the file has gone bad."""
+        """The pixels as `encode_raster` writes them. DataError where the file has gone bad."""
         with _LOADING:
             if self._images is None:
                 self._images = _read_images(self.path)
-        return encode_array(self._images[row])
+        item, part = int(self.rows.item[row]), int(self.rows.part[row])
+        image = self._images[item]
+        if part < 0:
+            return encode_array(image)
+        if item not in self._references:  # of 8 KB each; two threads may both work it out
+            self._references[item] = Reference.of(image)
+        values = image.take(part, axis=self.rows.axis)
+        return encode_raster(Raster(values, "array", reference=self._references[item]))
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Raster:
         """See `decoding.decode`."""
         return decode(data)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "samples": self.samples, "notes": self.notes, "path": self.path}
+        return {name: getattr(self, name) for name in ("name", "samples", "notes", "path", "rows")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in {**state, "kind": "medmnist", "_images": None}.items():
+        for name, value in {**state, "kind": "medmnist", "_images": None, "_references": {}}.items():
             setattr(self, name, value)
 
 
@@ -197,28 +207,24 @@ def _image_shape(path: Path, split: str) -> tuple[int, ...]:
         raise DataError(
             f"{path.name} holds {dtype} images", "8-bit images are supported so far", "convert them to uint8"
         )
-    if len(shape) != 3 and not (len(shape) == 4 and shape[3] == 3):
-        raise DataError(
-            f"{path.name} holds images of shape {'x'.join(str(side) for side in shape[1:])}: volumes are not "
-            "supported yet",
-            "featprobe reads MedMNIST's two-dimensional sets, grey or colour",
-            f"use one of them: {', '.join(sorted(CLASS_NAMES))}",
-        )
+    if len(shape) not in {3, 4}:
+        raise _damaged(path, f"its images are of shape {'x'.join(str(side) for side in shape[1:])}")
     return tuple(shape)
 
 
 def _read_labels(path: Path) -> list[npt.NDArray[np.int64]]:
+    """The labels of the three splits: [N], or [N, L] of 0 and 1 where each image has L > 1 labels."""
     labels = _arrays(path, "labels")
     for label in labels:
-        if label.ndim == 2 and label.shape[1] > 1:
-            raise DataError(
-                f"{path.name} has {label.shape[1]} labels per image: several labels are not supported yet",
-                "featprobe needs one label per image",
-                "write a manifest (.csv) with the one label that you want",
-            )
+        several = label.ndim == 2 and label.shape[1] > 1
         if label.dtype.kind not in "iu" or label.ndim not in {1, 2} or (label < 0).any():
             raise _damaged(path, f"its labels are {label.dtype} of shape {label.shape}")
-    return [label.reshape(-1).astype(np.int64) for label in labels]
+        if several and label.size and label.max() > 1:
+            raise _damaged(path, f"it has {label.shape[1]} labels per image, and some are neither 0 nor 1")
+    if len({label.shape[1:] for label in labels}) > 1:
+        raise _damaged(path, "its splits have different numbers of labels per image")
+    wide = labels[0].ndim == 2 and labels[0].shape[1] > 1
+    return [(label if wide else label.reshape(-1)).astype(np.int64) for label in labels]
 
 
 def _read_images(path: Path) -> npt.NDArray[np.uint8]:
@@ -226,22 +232,105 @@ def _read_images(path: Path) -> npt.NDArray[np.uint8]:
     return images
 
 
-def _samples(path: Path, labels: list[npt.NDArray[np.int64]], options: DatasetOptions) -> Samples:
-    counts = [len(label) for label in labels]
-    numbers = np.concatenate(labels)
-    rows = [(split, row) for split, count in zip(SPLITS, counts, strict=True) for row in range(count)]
-    if not rows:
-        raise _damaged(path, "it holds no images")
-    classes = range(int(numbers.max()) + 1)
-    published = CLASS_NAMES.get(path.stem.partition("_")[0].lower(), ())
-    names = published if len(published) >= len(classes) else tuple(str(number) for number in classes)
-    if not options.unlabelled:
-        present = [names[number] for number in np.unique(numbers)]
-        require_classes(present, path.name, "use another file, or extract without labels: --label none")
-    return Samples.build(
-        id=[f"{split}-{row:06d}" for split, row in rows],
-        path=[f"{path.name}/{split}_images/{row}" for split, row in rows],
-        label=np.full(len(rows), -1) if options.unlabelled else numbers,
-        label_names=() if options.unlabelled else names,
-        split=None if options.split_column == "none" else [split for split, _ in rows],
+def _flat_rows(labels: list[npt.NDArray[np.int64]]) -> _Rows:
+    count = sum(len(label) for label in labels)
+    return _Rows(np.arange(count, dtype=np.int64), np.full(count, -1, dtype=np.int64), 0, (NO_GROUPS,))
+
+
+def _sliced_rows(path: Path, options: DatasetOptions) -> _Rows:
+    """A row for every slice that the options take. All voxels are read: slices of one grey level are left out."""
+    rule = SliceRule(options.axis, options.slices)
+    axis = VIEWS[rule.axis]
+    volumes = _read_images(path)
+    item: list[int] = []
+    part: list[int] = []
+    chosen = 0
+    for number, volume in enumerate(volumes):
+        kept, taken = slices_of(volume, axis, rule.which)
+        item += [number] * len(kept)
+        part += kept
+        chosen += taken
+    if not item:
+        raise DataError(
+            f"the volumes of {path.name} have no slice with more than one grey level",
+            f"they are cut by --axis {rule.axis} --slices {rule.which}",
+            "cut them otherwise",
+        )
+    total = len(volumes) * volumes.shape[1 + axis]
+    notes = [
+        f"{len(volumes)} volumes: {len(item)} of {total} {rule.axis} slices are images (--slices {rule.which})",
+        "which axis of a MedMNIST volume is axial is not published: the first is taken",
+    ]
+    if chosen > len(item):
+        notes.append(f"{chosen - len(item)} slices of one grey level are left out")
+    if empty := len(volumes) - len(set(item)):
+        notes.append(f"{empty} volumes have no slice left and are left out")
+    return _Rows(
+        np.asarray(item, dtype=np.int64), np.asarray(part, dtype=np.int64), axis, (NO_PATIENTS, *notes)
     )
+
+
+def _samples(
+    path: Path, labels: list[npt.NDArray[np.int64]], rows: _Rows, options: DatasetOptions
+) -> Samples:
+    """Slices of a volume share its label, split and case; ids are those of the volumes with "#z017" (x, y) added."""
+    places = [(split, row) for split, known in zip(SPLITS, labels, strict=True) for row in range(len(known))]
+    letter = "zyx"[rows.axis]
+    ends = [f"#{letter}{part:03d}" if part >= 0 else "" for part in rows.part.tolist()]
+    items = rows.item.tolist()
+    cases = [f"{places[item][0]}-{places[item][1]:06d}" for item in items]
+    task, numbers, names = _target(path, np.concatenate(labels)[rows.item], options)
+    return Samples.build(
+        id=[case + end for case, end in zip(cases, ends, strict=True)],
+        path=[
+            f"{path.name}/{places[item][0]}_images/{places[item][1]}{end}"
+            for item, end in zip(items, ends, strict=True)
+        ],
+        label=numbers,
+        label_names=names,
+        case=cases,
+        split=None if options.split_column == "none" else [places[item][0] for item in items],
+        task=task,
+    )
+
+
+def _target(
+    path: Path, labels: npt.NDArray[np.int64], options: DatasetOptions
+) -> tuple[str, npt.NDArray[np.int64], tuple[str, ...]]:
+    """(task, labels, names) of rows with `labels` ([M], or [M, L])."""
+    if options.unlabelled:
+        return "classes", np.full(len(labels), -1), ()
+    several = labels.ndim == 2
+    known = ("multilabel",) if several else ("classes", "ordinal")
+    unfit = {
+        f"--target {options.target}": options.target not in {None, *known},
+        "--class-order": bool(options.class_order),
+        f"--uncertain {options.uncertain}": options.uncertain != "ignore",
+        f"--blank {options.blank}": options.blank != "ignore",
+    }
+    if any(unfit.values()):
+        raise ConfigError(
+            f"{next(flag for flag, wrong in unfit.items() if wrong)} does not fit {path.name}",
+            f"its targets are {' or '.join(known)}, in the order of its numbers, and none is uncertain or missing",
+            "leave it out",
+        )
+    count = labels.shape[1] if several else int(labels.max()) + 1
+    published = CLASS_NAMES.get(path.stem.partition("_")[0].lower(), ())
+    fits = len(published) == count if several else len(published) >= count
+    names = published if fits else tuple(str(number) for number in range(count))
+    if several:
+        _require_both(labels, names, path)
+        return "multilabel", labels, names
+    present = [names[number] for number in np.unique(labels)]
+    require_classes(present, path.name, "use another file, or extract without labels: --label none")
+    return options.target or "classes", labels, names
+
+
+def _require_both(labels: npt.NDArray[np.int64], names: tuple[str, ...], path: Path) -> None:
+    one_sided = [name for name, known in zip(names, labels.T, strict=True) if known.min() == known.max()]
+    if one_sided:
+        raise DataError(
+            f"{path.name} has images either all with or all without {listed(one_sided)}",
+            "a probe needs both",
+            "use another file, or write a manifest (.csv) of the labels that you want",
+        )

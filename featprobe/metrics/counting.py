@@ -25,6 +25,25 @@ def mean_of_defined(values: FloatArray) -> FloatArray:
     return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(float))
 
 
+def labels_mean(
+    binary: Callable[[BoolArray, FloatArray, FloatArray], FloatArray],
+    y_true: IntArray,
+    y_score: FloatArray,
+    weights: FloatArray,
+) -> FloatArray:
+    """Mean over the labels of `binary(positive [n] bool, score [n], weights [B, n])` on their known cells, [B].
+
+    `y_true` int [N, L], -1 for a cell that is not known; it counts neither way. A label counts in a resample
+    in which `binary` is defined; NaN where none is.
+    """
+    columns = []
+    for label in range(y_true.shape[1]):
+        known = np.flatnonzero(y_true[:, label] >= 0)
+        weight = weights if len(known) == len(y_true) else np.take(weights, known, axis=1)
+        columns.append(binary(y_true[known, label] == 1, y_score[known, label], weight))
+    return mean_of_defined(np.stack(columns, axis=1))
+
+
 def class_counts(
     y_true: IntArray, y_score: FloatArray, weights: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -10,43 +10,62 @@ import numpy as np
 import numpy.typing as npt
 
 from featprobe.errors import ProbeError
-from featprobe.records import FloatArray, IntArray
+from featprobe.records import AnyArray, FloatArray, IntArray
 
 Parts = Sequence[tuple[IntArray, IntArray]]
 """Pairs (fit, validate) of row positions."""
 
 
 class Model(Protocol):
-    """A fitted classifier over the K classes that occur in training."""
+    """A fitted model."""
 
-    def predict_proba(self, X: FloatArray) -> FloatArray:
-        """Probabilities float64 [M, K] of X float64 [M, D]; rows sum to 1."""
+    def predict(self, X: FloatArray) -> FloatArray:
+        """What `Predictions.y_score` holds for the task, float64, of X float64 [M, D].
+
+        Classes: probabilities [M, K] of the K classes that occur in training, rows sum to 1; multilabel: [M, L];
+        continuous: [M, 1].
+        """
 
 
 Fit = tuple[Model, dict[str, float], dict[float, float], tuple[str, ...]]
-"""(model, what was chosen, score per C, notes)."""
+"""(model, what was chosen, score per value of the grid, notes)."""
 
 
 class Probe(Protocol):
-    """A kind of classifier; members of the registry PROBES.
+    """A kind of model; members of the registry PROBES.
 
-    `describe`: one sentence for reports.
+    `describe`: one sentence for reports. `tasks`: the kinds of target (of TASKS) that it can be fitted to.
     """
 
     name: str
     describe: str
+    tasks: tuple[str, ...]
 
-    def fit(self, X: FloatArray, y: IntArray, *, selection: Parts, calibration: Parts, seed: int) -> Fit:
-        """Choose on `selection`, refit on all of X [N, D], y [N] in 0..K-1 (every class occurs)."""
+    def fit(
+        self,
+        X: FloatArray,
+        y: AnyArray,
+        *,
+        selection: Parts,
+        calibration: Parts,
+        seed: int,
+        label_names: Sequence[str],
+    ) -> Fit:
+        """Choose on `selection`, refit on all of X [N, D].
+
+        `y`: int [N] in 0..K-1 (every class occurs), for multilabel int [N, L] with -1 missing, for continuous
+        float [N]. `label_names`: of the L labels, for notes; () for other targets.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedProbe:
     """A probe that is ready to predict.
 
-    `classes`: int [K], the classes that occurred in training, of `n_classes`. `chosen`: such as {"C": 0.01}.
-    `scores`: C -> mean validation score, higher is better. `notes`: what the report must say, such as a C at
-    the edge of the grid or a fit that did not converge. Pickles.
+    `classes`: int [K], the classes that occurred in training, of `n_classes`; for multilabel all labels, for
+    continuous the one value. `chosen`: such as {"C": 0.01}, for multilabel {"C of edema": 0.01, ...}. `scores`:
+    value of the grid -> mean validation score, higher is better. `notes`: what the report must say, such as a C
+    at the edge of the grid or a fit that did not converge. Pickles.
     """
 
     name: str
@@ -57,11 +76,13 @@ class FittedProbe:
     chosen: Mapping[str, float]
     scores: Mapping[float, float]
     notes: tuple[str, ...]
+    task: str = "classes"
 
-    def predict_proba(self, X: npt.NDArray[np.floating]) -> FloatArray:
-        """Probabilities float64 [M, n_classes] of X float [M, D]; 0 for classes that training had not.
+    def predict(self, X: npt.NDArray[np.floating]) -> FloatArray:
+        """`Predictions.y_score` of X float [M, D], whatever the task: float64 [M, n_classes], or [M, 1].
 
-        Raises ProbeError for another D or for values that are not finite.
+        Probabilities are 0 for classes that training had not. Raises ProbeError for another D or for values that
+        are not finite.
         """
         table = np.ascontiguousarray(X, dtype=np.float64)
         if table.ndim != 2 or table.shape[1] != self.n_features:
@@ -69,8 +90,14 @@ class FittedProbe:
         check_finite(table, "test")
         result = np.zeros((len(table), self.n_classes))
         if len(table):
-            result[:, self.classes] = self.model.predict_proba(table)
+            result[:, self.classes] = self.model.predict(table)
         return result
+
+    def predict_proba(self, X: npt.NDArray[np.floating]) -> FloatArray:
+        """`predict` where it gives probabilities; ProbeError where the target is a number."""
+        if self.task == "continuous":
+            raise ProbeError(f"the {self.name} probe of a continuous target gives values, no probabilities")
+        return self.predict(X)
 
 
 def check_finite(X: FloatArray, what: str) -> None:

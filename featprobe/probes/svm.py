@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,7 +99,7 @@ class SVMModel:
     margin: Margin
     sigmoids: CalibratedClassifierCV
 
-    def predict_proba(self, X: FloatArray) -> FloatArray:
+    def predict(self, X: FloatArray) -> FloatArray:
         """Platt's probabilities; with more classes each against the rest, normalised, [M, K]."""
         decided = self.margin.decide(self.margin.kernel(X))
         return np.asarray(self.sigmoids.predict_proba(decided.reshape(len(X), -1)), dtype=np.float64)
@@ -108,19 +109,29 @@ class SVM:
     """Linear SVC on standardised embeddings; probabilities from Platt scaling out of fold, by group."""
 
     name = "svm"
+    tasks = ("classes", "ordinal")
     describe = (
         "linear SVM on standardised embeddings, C from 1e-5 to 10 in half decades by validation balanced "
         "accuracy, probabilities by Platt scaling fitted out of fold by group inside the training data"
     )
 
-    def fit(self, X: FloatArray, y: IntArray, *, selection: Parts, calibration: Parts, seed: int) -> Fit:
+    def fit(
+        self,
+        X: FloatArray,
+        y: IntArray,
+        *,
+        selection: Parts,
+        calibration: Parts,
+        seed: int,
+        label_names: Sequence[str] = (),
+    ) -> Fit:
         """C with the best mean validation balanced accuracy (ties: the smaller), then all rows.
 
         The sigmoids are fitted to decision values of rows that the machine had not seen (Platt 1999; as
         `CalibratedClassifierCV(method="sigmoid", ensemble=False)` on `calibration`). `seed` is not needed:
         the optimum is unique. Raises ProbeError where a part of `calibration` lacks a class.
         """
-        del seed
+        del seed, label_names
         totals = np.zeros(len(GRID))
         for fit, held in selection:
             totals += _balanced_accuracies(X, y, fit, held)

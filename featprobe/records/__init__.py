@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from featprobe.records.outcome import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, Predictions, RunKey
 from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
-from featprobe.records.reporting import EmbeddingMap, ReportContent
+from featprobe.records.reporting import EmbeddingMap, LeakPair, ReportContent
 from featprobe.records.samples import Quarantine, Samples, images_sha256
 from featprobe.records.values import (
     FITS,
@@ -16,6 +16,7 @@ from featprobe.records.values import (
     PRECISIONS,
     PREPROCESSING_RULES,
     SPLITS,
+    TASKS,
     AnyArray,
     FloatArray,
     IntArray,
@@ -33,12 +34,14 @@ __all__ = [
     "PRECISIONS",
     "PREPROCESSING_RULES",
     "SPLITS",
+    "TASKS",
     "AnyArray",
     "EmbeddingMap",
     "EmbeddingTable",
     "Estimate",
     "FloatArray",
     "IntArray",
+    "LeakPair",
     "Predictions",
     "Preprocessing",
     "Quarantine",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from featprobe.records.samples import Samples
-from featprobe.records.values import FloatArray, IntArray
+from featprobe.records.values import AnyArray, FloatArray
 
 KEY_COLUMNS: Final = (
     "dataset",
@@ -15,6 +17,8 @@ KEY_COLUMNS: Final = (
     "mode",
     "pooling",
     "layer",
+    "inputs",
+    "fusion",
     "preprocessing",
     "probe",
     "protocol",
@@ -26,6 +30,9 @@ KEY_COLUMNS: Final = (
     "fingerprint",
 )
 """The columns that results.csv and predictions.parquet share; together they name one fitted model."""
+
+ROUNDING: Final = 1e-3
+"""How far probabilities may lie outside [0, 1], and their sum from 1: single precision with many classes."""
 
 ESTIMATE_COLUMNS: Final = (
     *KEY_COLUMNS,
@@ -45,7 +52,8 @@ class RunKey:
     """What names one fitted model; the columns KEY_COLUMNS of every table.
 
     `mode`: frozen, head, full, ...; `fraction`: of the training labels; `shots`: per class, 0 for all;
-    `fold`: "test" under the user's split, "0" ... under cross-validation, "mean" for their average;
+    `inputs`: the modalities that the model saw ("T1", "A+B"), "" for all images; `fusion`: how the images of a
+    case became one row ("mean", "max", "concat-mean", ...), "" where they did not; `fold`: "test" under the user's split, "0" ... under cross-validation, "mean" for their average;
     `level`: image or case.
     """
 
@@ -58,6 +66,8 @@ class RunKey:
     probe: str
     fingerprint: str
     layer: str = ""
+    inputs: str = ""
+    fusion: str = ""
     protocol: str = "featprobe"
     fraction: float = 1.0
     shots: int = 0
@@ -74,8 +84,10 @@ class RunKey:
 class Predictions:
     """What one fitted model said about the test rows: where frozen and fine-tuned models meet.
 
-    `samples`: the N test rows. `y_score`: float64 [N, C], probabilities over `samples.label_names`, rows
-    sum to 1. `n_train`: rows it was fitted on.
+    `samples`: the N test rows. `y_score`, float64, by `samples.task`: "classes" and "ordinal": [N, C],
+    probabilities over `samples.label_names`, rows sum to 1; "multilabel": [N, L], the probability of each label;
+    "continuous": [N, 1], the predicted value. `n_train`: rows it was fitted on. Raises ValueError where `y_score`
+    is none of these; values that are not finite are left to who stores them.
     """
 
     key: RunKey
@@ -84,13 +96,21 @@ class Predictions:
     n_train: int
 
     def __post_init__(self) -> None:
-        expected = (len(self.samples), len(self.samples.label_names))
+        task = self.samples.task
+        expected = (len(self.samples), 1 if task == "continuous" else len(self.samples.label_names))
         if self.y_score.shape != expected:
             raise ValueError(f"y_score has shape {self.y_score.shape}, not {expected}")
+        known = self.y_score[np.isfinite(self.y_score).all(axis=1)]
+        if task == "continuous" or not known.size:
+            return
+        if known.min() < -ROUNDING or known.max() > 1 + ROUNDING:
+            raise ValueError(f"y_score lies in {known.min():g} to {known.max():g}: no probabilities")
+        if task != "multilabel" and np.abs(known.sum(axis=1) - 1).max() > ROUNDING:
+            raise ValueError("rows of y_score do not sum to 1")
 
     @property
-    def y_true(self) -> IntArray:
-        """int64 [N]."""
+    def y_true(self) -> AnyArray:
+        """What the rows are: int64 [N], for "multilabel" int64 [N, L], for "continuous" float64 [N]."""
         return self.samples.label
 
 

@@ -23,7 +23,8 @@ class Preprocessing:
     `image_size` (height, width) is what the backbone sees. `fit`: "crop" scales the shorter side to
     `resize` and crops the centre; "pad" scales the longer side to `image_size` and pads with `pad_value`
     (8-bit grey level); "squash" scales both sides, whatever the aspect. `mean` and `std` are per channel of
-    [0, 1]-scaled values.
+    [0, 1]-scaled values. `intensity`: the rule that brought the decoded values to 8 bits, see
+    `featprobe.imaging.Intensity`; `channels`: how grey became three channels.
     """
 
     image_size: tuple[int, int]
@@ -34,8 +35,8 @@ class Preprocessing:
     std: tuple[float, ...]
     antialias: bool = True
     pad_value: int = 0
-    channels: str = "rgb, grey repeated, alpha dropped"
-    intensity: str = "8-bit / 255"
+    channels: str = "rgb, grey repeated, three windows as channels, alpha dropped"
+    intensity: str = "auto"
 
     @property
     def label(self) -> str:
@@ -43,7 +44,8 @@ class Preprocessing:
         height, width = self.image_size
         size = str(height) if height == width else f"{height}x{width}"
         scaled = f"resize{self.resize}-" if self.fit == "crop" else ""
-        return f"{scaled}{self.fit}{size}-{self.interpolation}"
+        rule = "" if self.intensity == "auto" else f"-{self.intensity}"
+        return f"{scaled}{self.fit}{size}-{self.interpolation}{rule}"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON types."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from featprobe.records.values import FloatArray, IntArray
+import numpy as np
+import numpy.typing as npt
+
+from featprobe.records.values import AnyArray, FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second at start, and only ReportContent names it
@@ -14,14 +17,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingMap:
-    """A two-dimensional map of one embedding table. `xy`: float64 [N, 2]; `label`: int64 [N] into the names."""
+    """A two-dimensional map of one embedding table.
+
+    `xy`: float64 [N, 2]. `label`: as in Samples, int64 [N] into the names, int64 [N, L] or float64 [N].
+    """
 
     dataset: str
     title: str
     method: str
     xy: FloatArray
-    label: IntArray
+    label: AnyArray
     label_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeakPair:
+    """Two images of one leak (see `splitting.Leak`), to be looked at.
+
+    `thumb_a`, `thumb_b`: uint8 [H, W] grey or [H, W, 3] colour. `distance`: 0 but between near copies.
+    """
+
+    dataset: str
+    kind: str
+    id_a: str
+    id_b: str
+    split_a: str
+    split_b: str
+    distance: float
+    thumb_a: npt.NDArray[np.uint8]
+    thumb_b: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +56,10 @@ class ReportContent:
     predictions.parquet plus `system`, the short name of what is compared (backbone, weights, mode, probe...).
     `comparisons`: one row per pair of systems: dataset, level, metric, a, b, difference (a - b), ci_low,
     ci_high, p_value, p_adjusted, method. `best`: per (dataset, level, metric) the systems that can't be told
-    apart from the best. `classes`: dataset -> class names in the order of `y_score_<class>`.
-    `findings`: sentences in words, per dataset. `notes`: warnings. `provenance`: command, versions, seeds,
+    apart from the best. `classes`: dataset -> class names (labels, or the quantity's one name) in the order of
+    `y_score_<class>`. `tasks`: dataset -> kind of target (of TASKS), "classes" where it is not named.
+    `schemes`: dataset -> how train and test were parted, in words. `leaks`: pairs of images that leak, in the order in which they are shown.
+    `findings`: sentences in words, by data set and level as titled: "NAME", or "NAME, by case". `notes`: warnings. `provenance`: command, versions, seeds,
     hashes, as label -> text.
     """
 
@@ -48,3 +74,6 @@ class ReportContent:
     findings: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
     provenance: Mapping[str, str]
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    schemes: Mapping[str, str] = field(default_factory=dict)
+    leaks: tuple[LeakPair, ...] = ()

@@ -17,6 +17,10 @@ AnyArray = npt.NDArray[Any]
 SPLITS: Final = ("", "train", "val", "test", "extra")
 """Names of the sides of a split; "" is "none given", "extra" may only ever be trained on."""
 
+TASKS: Final = ("classes", "ordinal", "multilabel", "continuous")
+"""Kinds of target: one class of several (two count as several), one of ordered classes, any of several labels
+at once, and a number."""
+
 PRECISIONS: Final = ("fp32", "tf32", "bf16", "fp16")
 FITS: Final = ("crop", "pad", "squash")
 PREPROCESSING_RULES: Final = ("authors", "native", "common")

@@ -7,6 +7,8 @@ its predictions.
 from __future__ import annotations
 
 from featprobe.report.console import console_table
+from featprobe.report.leaks import write_leaks_page
 from featprobe.report.page import write_report
+from featprobe.report.panels import headline, title_of
 
-__all__ = ["console_table", "write_report"]
+__all__ = ["console_table", "headline", "title_of", "write_leaks_page", "write_report"]

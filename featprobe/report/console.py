@@ -6,10 +6,8 @@ from featprobe.records import ReportContent
 from featprobe.report.panels import Panel, panels
 from featprobe.report.wording import (
     in_sentence,
-    interval,
     lower_is_better,
     metric_label,
-    number,
     one_line,
     span,
     width,
@@ -52,7 +50,7 @@ def _marked(panel: Panel, system: str) -> bool:
 
 def _cell(panel: Panel, system: str, metric: str) -> str:
     cell = panel.cells.get((system, metric))
-    return f"{number(cell.value)} {interval(cell.low, cell.high)}" if cell is not None else ""
+    return " ".join(panel.shown(metric, cell)) if cell is not None else ""
 
 
 def _widest(column: list[str]) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ import pandas as pd
 from featprobe.records import FloatArray, IntArray
 
 Curve = tuple[FloatArray, FloatArray]
+Column = Iterable[Any]
+"""A column of a data frame."""
+
 MAX_GRID = 2000
 
 
@@ -44,21 +48,46 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     return np.repeat(grid, 2), np.column_stack([before, after]).ravel()
 
 
-def roc_of_system(rows: pd.DataFrame, classes: Sequence[str]) -> Curve | None:
+def roc_of_system(rows: pd.DataFrame, classes: Sequence[str], task: str = "classes") -> Curve | None:
     """One system's curve from its rows of predictions (columns fold, y_true, y_score_<class>).
 
     Two classes: the second is the positive one. More: the vertical average over classes, one against the
-    rest. Several folds: the vertical average of the folds' curves; their scores are never pooled.
+    rest. Multilabel: the vertical average over labels, each on the rows where it is known. Several folds: the
+    vertical average of the folds' curves; their scores are never pooled.
     """
-    asked = classes[1:] if len(classes) == 2 else classes
     by_fold = []
     for _, fold in rows.groupby("fold", sort=True):
-        truth = fold["y_true"].to_numpy(dtype=str)
-        curves = [roc(truth == name, fold[f"y_score_{name}"].to_numpy(dtype=np.float64)) for name in asked]
+        curves = [roc(positive, score) for positive, score in _questions(fold, classes, task)]
         known = [curve for curve in curves if curve is not None]
         if known:
             by_fold.append(mean_curve(known))
     return mean_curve(by_fold) if by_fold else None
+
+
+def _questions(
+    rows: pd.DataFrame, classes: Sequence[str], task: str
+) -> Iterator[tuple[np.typing.NDArray[np.bool_], FloatArray]]:
+    """(positive, score) of each yes-or-no question that the rows answer."""
+    if task == "multilabel":
+        marks = label_marks(rows["y_true"], len(classes))
+        for number, name in enumerate(classes):
+            known = marks[:, number] >= 0
+            yield marks[known, number] == 1, rows[f"y_score_{name}"].to_numpy(dtype=np.float64)[known]
+        return
+    truth = rows["y_true"].to_numpy(dtype=str)
+    for name in classes[1:] if len(classes) == 2 else classes:
+        yield truth == name, rows[f"y_score_{name}"].to_numpy(dtype=np.float64)
+
+
+def label_marks(y_true: Column, count: int) -> IntArray:
+    """int64 [N, L] of the column y_true of a multilabel data set, "0|1|": -1 where a label is not known."""
+    rows = [[int(mark or -1) for mark in str(words).split("|")] for words in y_true]
+    return np.array(rows, dtype=np.int64).reshape(-1, count)
+
+
+def values(y_true: Column) -> FloatArray:
+    """float64 [N] of the column y_true of a continuous data set: NaN where it is not known."""
+    return np.array([float(word or "nan") for word in y_true], dtype=np.float64)
 
 
 def confusion(rows: pd.DataFrame, classes: Sequence[str]) -> IntArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from featprobe.records import EmbeddingMap, IntArray
+from featprobe.records import EmbeddingMap, FloatArray, IntArray
 from featprobe.report import curves
 from featprobe.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, LIGHT, MARKERS, plain
 from featprobe.report.panels import Panel
 from featprobe.report.wording import (
+    MEASURED,
     MINUS,
     in_sentence,
-    interval,
     known_metric,
     lower_is_better,
     metric_label,
-    number,
 )
 
 WIDTH = 4.8
@@ -33,6 +33,7 @@ MAX_CURVES = 8
 MAX_MATRICES = 8
 MAX_COUNTED_CLASSES = 12
 MAX_VECTOR_POINTS = 3000
+SCATTERS_PER_ROW = 4
 
 
 def forest(panel: Panel) -> Figure:
@@ -72,7 +73,7 @@ def _forest_row(axes: Axes, panel: Panel, system: str, y: float, name: str, *, t
     if cell is None or not math.isfinite(cell.value):
         axes.text(1.0, y + 0.2, "not defined", ha="right", color=GREY, **labels)
         return
-    shown = f"{number(cell.value)} {interval(cell.low, cell.high)}"
+    shown = " ".join(panel.shown(panel.main, cell))
     axes.text(1.0, y + 0.2, shown, ha="right", weight=weight, **labels)
     if math.isfinite(cell.low + cell.high):
         axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
@@ -86,7 +87,8 @@ def _forest_limits(panel: Panel) -> tuple[float, float]:
     ]
     ends = [end for cell in cells for end in (cell.value, cell.low, cell.high) if math.isfinite(end)]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    margin = max(0.06 * (high - low), 0.01)
+    least = 0.01 * max(abs(low), abs(high)) if known_metric(panel.main) in MEASURED else 0.01
+    margin = max(0.06 * (high - low), least) or 0.01
     return low - margin, high + margin
 
 
@@ -109,12 +111,15 @@ def _forest_legend(axes: Axes, height: float) -> None:
 
 def roc(panel: Panel) -> Figure | None:
     """One ROC curve per system, at most MAX_CURVES, best first; None where no curve is defined."""
+    if panel.task == "continuous":
+        return None
     figure = Figure(figsize=(WIDTH, WIDTH * 0.86))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     handles: list[Line2D] = []
+    enough = len(panel.classes) > (1 if panel.ranked else 0)
     for system in panel.systems:
         rows = panel.predictions[panel.predictions["system"] == system]
-        curve = curves.roc_of_system(rows, panel.classes) if len(panel.classes) > 1 else None
+        curve = curves.roc_of_system(rows, panel.classes, panel.task) if enough else None
         if curve is None or len(handles) == MAX_CURVES:
             continue
         position = len(handles)
@@ -140,7 +145,7 @@ def roc(panel: Panel) -> Figure | None:
         alignment="left",
     )
     if _area(panel, panel.systems[0]):
-        legend.set_title("AUROC [interval], system")
+        legend.set_title(f"{'AUROC' if panel.ranked else 'Macro AUROC'} [interval], system")
     return figure
 
 
@@ -148,15 +153,15 @@ def _area(panel: Panel, system: str) -> str:
     """The system's AUROC with interval from the estimates ("" where there is none)."""
     for metric in panel.metrics:
         cell = panel.cells.get((system, metric))
-        if known_metric(metric) == "auroc" and cell is not None:
-            return f"{number(cell.value)} {interval(cell.low, cell.high)}  "
+        if known_metric(metric) in {"auroc", "macro_auroc"} and cell is not None:
+            return f"{' '.join(panel.shown(metric, cell))}  "
     return ""
 
 
 def matrices(panel: Panel) -> Figure | None:
     """Confusion matrices of at most MAX_MATRICES systems, best first: counts over row-normalised colour."""
     shown = panel.systems[:MAX_MATRICES]
-    if not len(panel.predictions) or len(panel.classes) < 2:
+    if not len(panel.predictions) or len(panel.classes) < 2 or not panel.ranked:
         return None
     columns = min(len(shown), next(n for most, n in MATRICES_PER_ROW if len(panel.classes) <= most))
     gap = 0.18
@@ -204,11 +209,108 @@ def _matrix(axes: Axes, counts: IntArray, classes: Sequence[str]) -> None:
         axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=size)
 
 
+def scatters(panel: Panel) -> Figure | None:
+    """Predicted against true value for at most MAX_MATRICES systems, best first; on the line both are equal."""
+    shown = panel.systems[:MAX_MATRICES]
+    if panel.task != "continuous" or not len(panel.predictions) or not panel.classes:
+        return None
+    columns = min(len(shown), SCATTERS_PER_ROW)
+    gap, side = 0.25, min((PAGE_WIDTH - 0.9 - (columns - 1) * 0.25) / columns, 3.6)
+    titles = [plain(system, max(16, int(13 * side))) for system in shown]
+    pitch = side + 0.14 * max(title.count("\n") + 1 for title in titles) + 0.25
+    wide, high = columns * side + (columns - 1) * gap, math.ceil(len(shown) / columns) * pitch
+    figure = Figure(figsize=(wide, high))
+    points = {system: _said_and_true(panel, system) for system in shown}
+    known = np.concatenate([np.concatenate(pair) for pair in points.values()])
+    low, high_end = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    margin = 0.04 * (high_end - low) or 1.0
+    limits = (low - margin, high_end + margin)
+    for position, (system, title) in enumerate(zip(shown, titles, strict=True)):
+        row, column = divmod(position, columns)
+        place = (column * (side + gap) / wide, 1 - (row * pitch + pitch) / high, side / wide, side / high)
+        axes = figure.add_axes(place)
+        _scatter(axes, *points[system], limits)
+        axes.set_title(title, pad=4)
+        axes.tick_params(labelleft=column == 0, labelbottom=position + columns >= len(shown))
+    name = plain(panel.classes[0], 40)
+    figure.supxlabel(f"True {name}", y=-0.3 / high, va="top", fontsize=8)
+    figure.supylabel(f"Predicted {name}", x=-0.5 / wide, ha="right", fontsize=8)
+    return figure
+
+
+def _said_and_true(panel: Panel, system: str) -> tuple[FloatArray, FloatArray]:
+    """(true, predicted) of the rows with a known value."""
+    own = panel.predictions[panel.predictions["system"] == system]
+    true = curves.values(own["y_true"])
+    said = own[f"y_score_{panel.classes[0]}"].to_numpy(dtype=np.float64)
+    known = np.isfinite(true) & np.isfinite(said)
+    return true[known], said[known]
+
+
+def _scatter(axes: Axes, true: FloatArray, said: FloatArray, limits: tuple[float, float]) -> None:
+    axes.plot(limits, limits, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+    axes.scatter(
+        true,
+        said,
+        s=float(np.clip(2500 / max(len(true), 1), 3, 16)),
+        c=BLUE,
+        linewidths=0,
+        alpha=0.5,
+        rasterized=len(true) > MAX_VECTOR_POINTS,
+        zorder=2,
+    )
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.grid(color=LIGHT, linewidth=0.4)
+
+
 def embedding(item: EmbeddingMap) -> Figure:
-    """The points of an embedding map by class; colour and marker both tell the class."""
+    """The points of an embedding map by class; colour and marker both tell the class.
+
+    Of several labels the number that a point has is shown, a continuous target by colour alone.
+    """
     figure = Figure(figsize=(WIDTH, WIDTH * 0.8))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     size = float(np.clip(2500 / max(len(item.xy), 1), 4, 22))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(f"{plain(item.method)}, first axis")
+    axes.set_ylabel("second axis")
+    axes.set_title(plain(item.title, 64))
+    if item.label.dtype.kind == "f":
+        _coloured_points(figure, axes, item, size)
+        return figure
+    handles = _class_points(axes, _one_class_each(item), size)
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=_columns(handles),
+        borderaxespad=0,
+    )
+    return figure
+
+
+def _one_class_each(item: EmbeddingMap) -> EmbeddingMap:
+    """The map itself, or, where a point may have several labels, one whose classes are how many it has."""
+    if item.label.ndim == 1:
+        return item
+    known = (item.label >= 0).any(axis=1)
+    count = np.where(known, (item.label == 1).sum(axis=1), -1).astype(np.int64)
+    names = tuple(f"{n} label{'' if n == 1 else 's'}" for n in range(int(count.max(initial=0)) + 1))
+    return dataclasses.replace(item, label=count, label_names=names)
+
+
+def _coloured_points(figure: Figure, axes: Axes, item: EmbeddingMap, size: float) -> None:
+    known = np.isfinite(item.label)
+    look: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": len(item.xy) > MAX_VECTOR_POINTS}
+    x, y = item.xy.T
+    axes.scatter(x[~known], y[~known], c=LIGHT, marker=".", zorder=1, **look)
+    points = axes.scatter(x[known], y[known], c=item.label[known], cmap="viridis", zorder=2, **look)
+    bar = figure.colorbar(points, cax=figure.add_axes((0.1, -0.16, 0.8, 0.03)), orientation="horizontal")
+    bar.set_label(plain(item.label_names[0] if item.label_names else "", 60))
+
+
+def _class_points(axes: Axes, item: EmbeddingMap, size: float) -> list[Line2D]:
     handles = []
     for position in [*range(len(item.label_names)), -1]:
         points = item.xy[item.label == position]
@@ -230,19 +332,7 @@ def embedding(item: EmbeddingMap) -> Figure:
         name = item.label_names[position] if position >= 0 else "no label"
         label = plain(f"{name} ({len(points)})", 40)
         handles.append(Line2D([], [], linestyle="", color=colour, marker=marker, markersize=5, label=label))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_xlabel(f"{plain(item.method)}, first axis")
-    axes.set_ylabel("second axis")
-    axes.set_title(plain(item.title, 64))
-    axes.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.08),
-        ncols=_columns(handles),
-        borderaxespad=0,
-    )
-    return figure
+    return handles
 
 
 def _columns(handles: Sequence[Line2D]) -> int:
@@ -256,5 +346,5 @@ def describe_forest(panel: Panel) -> str:
     for system in panel.systems:
         cell = panel.cells.get((system, panel.main))
         if cell is not None:
-            rows.append(f"{system}: {number(cell.value)} {interval(cell.low, cell.high)}")
+            rows.append(f"{system}: {' '.join(panel.shown(panel.main, cell))}")
     return f"Forest plot of {in_sentence(panel.main)} on {panel.title}, best first. {'; '.join(rows)}."

@@ -9,29 +9,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from featprobe.records import ReportContent
 from featprobe.report import figures, tables
 from featprobe.report.drawing import render
 from featprobe.report.files import write_all
+from featprobe.report.leaks import galleries
 from featprobe.report.panels import Panel, panels
+from featprobe.report.targets import target_fact
+from featprobe.report.templating import template
 from featprobe.report.wording import (
     LEVEL,
     METRICS,
     in_sentence,
-    interval,
     known_metric,
     metric_label,
-    number,
     slug,
     span,
 )
 
 MAX_PAIRS = 12
-TRACED = ("backbone", "weights", "mode", "pooling", "layer", "preprocessing", "probe", "protocol")
+TRACED = (
+    "backbone",
+    "weights",
+    "mode",
+    "pooling",
+    "layer",
+    "inputs",
+    "fusion",
+    "preprocessing",
+    "probe",
+    "protocol",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ def write_report(content: ReportContent, out: Path) -> Path:
     shown = panels(content)
     parts = [_part(panel, output) for panel in shown]
     overview = output.table("overview", tables.overview_table(shown)) if len(shown) > 1 else None
-    page = _template().render(
+    page = template("report.html").render(
         content=content,
         parts=parts,
         systems=_amount(len({name for panel in shown for name in panel.systems}), "system"),
@@ -88,6 +98,7 @@ def write_report(content: ReportContent, out: Path) -> Path:
         comparisons=list(dict.fromkeys(method for panel in shown for method in panel.methods)),
         glossary=[(METRICS[m][0], METRICS[m][1]) for m in tables.used_metrics(shown) if m in METRICS],
         traces=_traces(shown),
+        leaks=galleries(content.leaks),
         level=LEVEL,
         cross_validated=any(panel.folds for panel in shown),
     )
@@ -100,34 +111,12 @@ def _amount(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("featprobe.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.globals["stylesheet"] = Markup(_own_text("report.css"))  # noqa: S704 - featprobe's own file
-    environment.filters["breakable"] = _breakable
-    return environment.get_template("report.html")
-
-
-def _breakable(text: str) -> Markup:
-    """`text`, escaped, that a narrow column may break behind an underscore."""
-    return Markup("_<wbr>").join(text.split("_"))
-
-
-def _own_text(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-
-
 def _part(panel: Panel, output: Output) -> dict[str, Any]:
     """What the template shows of one panel."""
     name = panel.slug
     output.files[f"tables/{name}-metrics.csv"] = tables.metrics_csv(panel)
     pairs = _pair_tables(panel, output)
-    if len(panel.predictions) and panel.classes:
+    if len(panel.predictions) and panel.classes and panel.ranked:
         output.files[f"tables/{name}-confusion.csv"] = tables.confusion_csv(panel)
     return {
         "panel": panel,
@@ -155,17 +144,18 @@ def _pair_tables(panel: Panel, output: Output) -> list[tables.Table]:
 
 def _facts(panel: Panel) -> Iterator[tuple[str, str]]:
     """(label, text) of what the panel's numbers rest on."""
-    scheme = f"{panel.folds}-fold cross-validation; every value is the mean of the folds' values"
-    yield "Split", scheme if panel.folds else "the data set's own: fitted on train and val, judged on test"
+    if panel.folds:
+        made = panel.scheme or f"{panel.folds}-fold cross-validation"
+        yield "Split", f"{made}; every value is the mean of the folds' values"
+    elif panel.scheme in {"", "user's split"}:
+        yield "Split", "the data set's own: fitted on train and val, judged on test"
+    else:
+        yield "Split", panel.scheme
     groups = span(panel.counts("n_groups"))
     yield "Test", f"{span(panel.counts('n_test'))} {panel.rows_word} from {groups} independent groups"
     yield "Train", f"{span(panel.counts('n_train'))} {panel.rows_word} per fitted model"
-    if len(panel.predictions):
-        first = panel.predictions[panel.predictions["system"] == panel.systems[0]]
-        counts = first["y_true"].value_counts()
-        per_class = [f"{name} ({int(counts.get(name, 0)):,})" for name in panel.classes]
-        more = f", and {len(per_class) - 12} more" if len(per_class) > 12 else ""
-        yield "Classes", f"{len(per_class)}, in the test rows: {', '.join(per_class[:12])}{more}"
+    if fact := target_fact(panel):
+        yield fact
 
 
 def _pictures(panel: Panel, output: Output) -> Iterator[Picture]:
@@ -178,13 +168,20 @@ def _pictures(panel: Panel, output: Output) -> Iterator[Picture]:
         yield from output.picture(f"{name}-{kind}", functools.partial(draw, panel), alt, caption)
     taken: set[str] = set()
     for item in panel.maps:
-        alt = f"{item.method} map of {len(item.xy)} embeddings of {panel.title}, coloured by class: {item.title}"
+        alt = f"{item.method} map of {len(item.xy)} embeddings of {panel.title}, coloured by {'class' if panel.ranked else 'target'}: {item.title}"
         yield from output.picture(
             f"{name}-map-{slug(item.title, taken)}",
             functools.partial(figures.embedding, item),
             alt,
             f"{item.title}. {item.method} map of the embeddings: each point is an image, near points look alike to the backbone. A map shows a tendency; it tests nothing.",
         )
+    yield from output.picture(
+        f"{name}-scatter",
+        functools.partial(figures.scatters, panel),
+        f"Predicted against true value on {panel.title}, one panel per system. {words}",
+        _scatter_caption(panel),
+        wide=True,
+    )
     # Matrices need the whole width of the page, so they come last.
     yield from output.picture(
         f"{name}-confusion",
@@ -203,7 +200,7 @@ def _in_words(panel: Panel) -> str:
         cell = panel.cells.get((system, panel.main))
         if cell is not None:
             words.append(
-                f"{place} by {in_sentence(panel.main)}: {system}, {number(cell.value)} {interval(cell.low, cell.high)}."
+                f"{place} by {in_sentence(panel.main)}: {system}, {' '.join(panel.shown(panel.main, cell))}."
             )
     return " ".join(words)
 
@@ -223,6 +220,8 @@ def _roc_caption(panel: Panel) -> str:
         if len(panel.classes) == 2
         else "each class against the rest, averaged over classes"
     )
+    if panel.task == "multilabel":
+        kind = "each label on the rows where it is known, averaged over labels"
     folds = f"; mean of the {panel.folds} folds' curves at each false positive rate" if panel.folds else ""
     cut = len(panel.systems) - figures.MAX_CURVES
     more = f" The {figures.MAX_CURVES} best of {len(panel.systems)} systems are shown." if cut > 0 else ""
@@ -231,7 +230,14 @@ def _roc_caption(panel: Panel) -> str:
 
 
 def _has_area(panel: Panel) -> bool:
-    return any(known_metric(metric) == "auroc" for metric in panel.metrics)
+    return any(known_metric(metric) in {"auroc", "macro_auroc"} for metric in panel.metrics)
+
+
+def _scatter_caption(panel: Panel) -> str:
+    folds = "; each row is predicted in the fold that holds it out" if panel.folds else ""
+    cut = len(panel.systems) > figures.MAX_MATRICES
+    more = f" The {figures.MAX_MATRICES} best of {len(panel.systems)} systems are shown." if cut else ""
+    return f"Predicted against true value, one point per test row{folds}. On the dotted line both are equal.{more}"
 
 
 def _matrix_caption(panel: Panel) -> str:

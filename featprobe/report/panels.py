@@ -6,16 +6,24 @@ A panel is one data set at one level (image or case); page, tables, figures and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from featprobe.records import EmbeddingMap, ReportContent
-from featprobe.report.wording import LEVEL, METRICS, known_metric, lower_is_better, slug
-
-HEADLINE_FOLDS = ("mean", "test")
+from featprobe.report.wording import (
+    LEVEL,
+    MEASURED,
+    METRICS,
+    decimals_for,
+    interval,
+    known_metric,
+    lower_is_better,
+    number,
+    slug,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +54,10 @@ class Pair:
 class Panel:
     """One data set at one level. `systems` and `metrics`: best first, main metric first.
 
+    `task`: what is predicted, and so what `classes` are: classes, labels, or the quantity's one name.
     `cells`: (system, metric) -> Cell. `headline`: the rows of `estimates` they come from. `tested`: metrics
-    with a known best set. `folds`: number of outer folds, 0 under the user's split.
+    with a known best set. `folds`: number of outer folds, 0 for one test part. `scheme`: how these were made, ""
+    where it is not recorded.
     """
 
     dataset: str
@@ -66,11 +76,29 @@ class Panel:
     maps: tuple[EmbeddingMap, ...]
     findings: tuple[str, ...]
     folds: int
+    task: str = "classes"
+    scheme: str = ""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a row has one class of several."""
+        return self.task in {"classes", "ordinal"}
+
+    def decimals(self, metric: str) -> int:
+        """Decimals in which the metric is shown: three, or by the values where they have the target's unit."""
+        if known_metric(metric) not in MEASURED:
+            return 3
+        return decimals_for(cell.value for (_, name), cell in self.cells.items() if name == metric)
+
+    def shown(self, metric: str, cell: Cell) -> tuple[str, str]:
+        """(value, interval) of a cell as text."""
+        decimals = self.decimals(metric)
+        return number(cell.value, decimals), interval(cell.low, cell.high, decimals)
 
     @property
     def title(self) -> str:
         """The data set's name, with the level where it is not the image."""
-        return self.dataset if self.level == "image" else f"{self.dataset}, by {self.level}"
+        return title_of(self.dataset, self.level)
 
     @property
     def rows_word(self) -> str:
@@ -83,13 +111,26 @@ class Panel:
         return [int(rows[system]) for system in self.systems]
 
 
+def title_of(dataset: str, level: str) -> str:
+    """What a panel is called: the data set's name, with the level where it is not the image."""
+    return dataset if level == "image" else f"{dataset}, by {level}"
+
+
+def headline(estimates: pd.DataFrame) -> pd.DataFrame:
+    """The rows that stand for their system: the average over folds, or the one fold that there is."""
+    keys = ["dataset", "level", "system", "metric"]
+    averaged = pd.MultiIndex.from_frame(estimates.loc[estimates["fold"] == "mean", keys])
+    inside = pd.MultiIndex.from_frame(estimates[keys]).isin(averaged)
+    return estimates[(estimates["fold"] == "mean") | ~inside]
+
+
 def panels(content: ReportContent) -> list[Panel]:
     """The panels in the order in which the data sets first occur in the estimates, images before cases.
 
     Raises ValueError where two headline rows have one data set, level, system and metric: `system` must name
     what is compared.
     """
-    rows = content.estimates[content.estimates["fold"].isin(HEADLINE_FOLDS)]
+    rows = headline(content.estimates)
     if rows.duplicated(["dataset", "level", "system", "metric"]).any():
         raise ValueError(
             "two headline rows of one system and metric: system names must tell all models apart"
@@ -119,21 +160,22 @@ def pick(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
 def _panel(
     content: ReportContent, rows: pd.DataFrame, dataset: str, level: str, name: str, *, first: bool
 ) -> Panel:
-    headline = pick(rows, dataset=dataset, level=level)
-    metrics = _metric_order(headline, content.metric)
-    main = metrics[0]
+    shown = pick(rows, dataset=dataset, level=level)
     best = pick(content.best, dataset=dataset, level=level)
+    tested = pick(content.comparisons, dataset=dataset, level=level).get("metric", ())
+    metrics = _metric_order(shown, _main(content.metric, tested, best))
+    main = metrics[0]
     marked = {(str(s), str(m)) for s, m in zip(best.get("system", ()), best.get("metric", ()), strict=True)}
     cells = {
         (row["system"], row["metric"]): Cell(
             row["value"], row["ci_low"], row["ci_high"], (row["system"], row["metric"]) in marked
         )
-        for row in headline.to_dict("records")
+        for row in shown.to_dict("records")
     }
-    systems = tuple(str(system) for system in headline["system"].unique())
+    systems = tuple(str(system) for system in shown["system"].unique())
     pairs = pick(content.comparisons, dataset=dataset, level=level, metric=main)
     predictions = pick(content.predictions, dataset=dataset, level=level)
-    folds = headline.loc[headline["fold"] == "mean", "fold"]
+    folds = shown.loc[shown["fold"] == "mean", "fold"]
     return Panel(
         dataset=dataset,
         level=level,
@@ -145,13 +187,21 @@ def _panel(
         tested=frozenset(metric for _, metric in marked) if len(systems) > 1 else frozenset(),
         pairs=_pairs(pairs, main),
         methods=tuple(str(m) for m in pairs["method"].unique()) if "method" in pairs else (),
-        headline=headline,
+        headline=shown,
         predictions=predictions,
         classes=tuple(content.classes.get(dataset, ())),
         maps=tuple(item for item in content.maps if item.dataset == dataset) if first else (),
-        findings=tuple(content.findings.get(dataset, ())) if first else (),
+        findings=tuple(content.findings.get(title_of(dataset, level), ())),
         folds=int(predictions["fold"].nunique()) if len(folds) and len(predictions) else 0,
+        task=content.tasks.get(dataset, "classes"),
+        scheme=content.schemes.get(dataset, ""),
     )
+
+
+def _main(asked: str, tested: Iterable[str], best: pd.DataFrame) -> str:
+    """The metric that systems are sorted by: the one asked for, or, where it was not tested here, the one that was."""
+    marked = [str(name) for name in best.get("metric", ())]
+    return asked if asked in {*tested, *marked} or not marked else marked[0]
 
 
 def _metric_order(headline: pd.DataFrame, main: str) -> tuple[str, ...]:

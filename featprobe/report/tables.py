@@ -59,7 +59,7 @@ def metrics_table(panel: Panel) -> Table:
     rows = [
         (
             Entry(system),
-            *(_entry(panel.cells.get((system, metric))) for metric in panel.metrics),
+            *(_entry(panel, system, metric) for metric in panel.metrics),
             *(Entry(str(sizes[name][position])) for name in varying),
         )
         for position, system in enumerate(panel.systems)
@@ -90,21 +90,24 @@ def overview_table(shown: Sequence[Panel]) -> Table:
         for place, system in enumerate(panel.systems):
             places.setdefault(system, []).append(place)
     order = sorted(places, key=lambda name: (sum(places[name]) / len(places[name]), name))
-    rows = tuple(
-        (Entry(name), *(_entry(panel.cells.get((name, panel.main))) for panel in shown)) for name in order
-    )
+    rows = tuple((Entry(name), *(_entry(panel, name, panel.main) for panel in shown)) for name in order)
     mark = f"{MARK} can't be told apart from the best of its column." if any(p.tested for p in shown) else ""
-    caption = f"{metric_label(shown[0].main)} on every data set, with interval"
-    return Table(caption, ("System", *(panel.title for panel in shown)), rows, mark)
+    if len({panel.main for panel in shown}) == 1:
+        caption = f"{metric_label(shown[0].main)} on every data set, with interval"
+        return Table(caption, ("System", *(panel.title for panel in shown)), rows, mark)
+    caption = "The main metric of every data set, with interval"
+    heads = (f"{panel.title}: {better_arrow(panel.main)}" for panel in shown)
+    return Table(caption, ("System", *heads), rows, mark)
 
 
 def pairs_table(panel: Panel, pairs: Sequence[Pair]) -> Table:
     """Pairs of systems with their difference in the main metric, tests and a verdict in words."""
+    decimals = panel.decimals(panel.main)
     rows = tuple(
         (
             Entry(pair.a),
             Entry(pair.b),
-            Entry(number(pair.difference), interval(pair.low, pair.high)),
+            Entry(number(pair.difference, decimals), interval(pair.low, pair.high, decimals)),
             Entry(p_value(pair.p)),
             Entry(p_value(pair.p_adjusted)),
             Entry(
@@ -117,8 +120,9 @@ def pairs_table(panel: Panel, pairs: Sequence[Pair]) -> Table:
     return Table(f"{panel.title}: paired differences in {in_sentence(panel.main)}", header, rows, left=2)
 
 
-def _entry(cell: Cell | None) -> Entry:
-    return Entry("") if cell is None else Entry(number(cell.value), interval(cell.low, cell.high), cell.best)
+def _entry(panel: Panel, system: str, metric: str) -> Entry:
+    cell = panel.cells.get((system, metric))
+    return Entry("") if cell is None else Entry(*panel.shown(metric, cell), cell.best)
 
 
 def to_markdown(table: Table) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 MARK, MINUS, DASH = "●", "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -12,6 +13,14 @@ LEVEL: Final = 0.05
 """An adjusted p-value below this is called a difference."""
 
 METRICS: Final = {
+    "quadratic_kappa": (
+        "Quadratic weighted kappa",
+        "agreement of true and most probable class beyond chance; a miss counts with the square of its steps in the order of the classes",
+    ),
+    "ordinal_mae": (
+        "MAE in classes",
+        "mean number of steps, in the order of the classes, between true and most probable class",
+    ),
     "accuracy": ("Accuracy", "share of test rows whose most probable class is the true one"),
     "balanced_accuracy": ("Balanced accuracy", "mean over classes of the share that is recognised (recall)"),
     "macro_f1": ("Macro F1", "mean over classes of the harmonic mean of precision and recall"),
@@ -27,9 +36,43 @@ METRICS: Final = {
         "Brier score",
         "mean squared error of the probability of the second class; with more than two classes summed over classes",
     ),
+    "macro_auroc": (
+        "Macro AUROC",
+        "area under the ROC curve: the chance that an image with the label ranks above one without; averaged over labels, each on the rows where it is known",
+    ),
+    "macro_average_precision": (
+        "Macro average precision",
+        "mean precision over recall, without interpolation; averaged over labels, each on the rows where it is known",
+    ),
+    "macro_balanced_accuracy": (
+        "Macro balanced accuracy",
+        "mean of sensitivity and specificity at probabilities above 0.5; averaged over labels, each on the rows where it is known",
+    ),
+    "macro_label_f1": (
+        "Macro F1 of labels",
+        "harmonic mean of precision and recall at probabilities above 0.5; averaged over labels, each on the rows where it is known",
+    ),
+    "macro_brier": (
+        "Macro Brier score",
+        "mean squared error of the probability of a label; averaged over labels, each on the rows where it is known",
+    ),
+    "mae": ("MAE", "mean absolute error of the predicted value, in the unit of the target"),
+    "r2": (
+        "R²",
+        "share of the target's variance in the test rows that is explained: 0 for always predicting their mean, below 0 for worse",
+    ),
+    "spearman": (
+        "Spearman's rho",
+        "correlation of the ranks of true and predicted values; blind to any monotone scale",
+    ),
 }
+"""Known name -> (label, definition), in the order of tables; labels are those of the metrics themselves."""
+
+MEASURED: Final = frozenset({"mae"})
+"""Metrics in the unit of the target: their digits follow the size of the values."""
+
 _ALIASES: Final = {"f1": "macro_f1", "f1_macro": "macro_f1", "roc_auc": "auroc", "brier_score": "brier"}
-_LOWER: Final = frozenset({"brier", "log_loss", "ece", "mae", "mse", "rmse"})
+_LOWER: Final = frozenset({"brier", "macro_brier", "log_loss", "ece", "mae", "ordinal_mae", "mse", "rmse"})
 _TEX: Final = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -53,6 +96,7 @@ _TEX: Final = {
     "≤": r"$\leq$",
     "●": r"$\bullet$",
     "→": r"$\rightarrow$",
+    "²": r"$^{2}$",
 }
 
 
@@ -70,7 +114,7 @@ def metric_label(name: str) -> str:
 def in_sentence(name: str) -> str:
     """A metric's label in the middle of a sentence: abbreviations and names keep their capitals."""
     label = metric_label(name)
-    keeps = label.split()[0].isupper() or label.startswith("Brier")
+    keeps = label.split()[0].isupper() or label.startswith(("Brier", "Spearman"))
     return label if keeps else label[0].lower() + label[1:]
 
 
@@ -79,17 +123,25 @@ def lower_is_better(name: str) -> bool:
     return known_metric(name) in _LOWER
 
 
-def number(value: float) -> str:
-    """Three decimals with a true minus sign; an en dash where there is no number."""
+def number(value: float, decimals: int = 3) -> str:
+    """`decimals` decimals with a true minus sign; an en dash where there is no number."""
     if not math.isfinite(value):
         return DASH
-    text = f"{value:.3f}"
-    return "0.000" if text == "-0.000" else text.replace("-", MINUS)
+    text = f"{value:.{decimals}f}"
+    return (text if float(text) else text.lstrip("-")).replace("-", MINUS)
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, decimals: int = 3) -> str:
     """`[0.901, 0.962]`, or `[no interval]` where it is not defined."""
-    return f"[{number(low)}, {number(high)}]" if math.isfinite(low + high) else "[no interval]"
+    if not math.isfinite(low + high):
+        return "[no interval]"
+    return f"[{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def decimals_for(values: Iterable[float]) -> int:
+    """Decimals that leave the smallest of the values (0 apart) three significant digits; at most 12."""
+    sizes = [abs(value) for value in values if math.isfinite(value) and value]
+    return min(12, max(0, 2 - math.floor(math.log10(min(sizes))))) if sizes else 3
 
 
 def p_value(value: float) -> str:

@@ -33,10 +33,12 @@ def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
     """The records behind the rows of predictions.parquet (or some of them), one per key including its fold.
 
     Classes are the `y_score_<class>` columns that a model filled, in the order of `frame.attrs["classes"]`
-    (else of the columns). A y_true of "" is the missing label -1. What the table does not hold (paths, hashes,
-    site) is "".
+    (else of the columns). What y_true is, where it is no class, stands in `frame.attrs["targets"]` under the
+    row's labels_sha256. A y_true of "" is a missing label. What the table does not hold (paths, hashes, site)
+    is "".
     """
     declared = frame.attrs.get("groups_declared", {})
+    targets = frame.attrs.get("targets", {})
     ranks = {
         name: {c: i for i, c in enumerate(order)} for name, order in frame.attrs.get("classes", {}).items()
     }
@@ -44,23 +46,37 @@ def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
     records = []
     for values, rows in frame.groupby(list(KEY_COLUMNS), sort=False, dropna=False):
         key = _run_key(dict(zip(KEY_COLUMNS, values, strict=True)))
+        target = targets.get(str(rows["labels_sha256"].iloc[0]), {}) if "labels_sha256" in rows else {}
+        task = str(target.get("task", "classes"))
         filled = [c.removeprefix(SCORE) for c in scores if rows[c].notna().any()]
         rank = ranks.get(key.dataset, {})
-        classes = tuple(sorted(filled, key=lambda name: rank.get(name, len(rank))))
-        index = {"": -1} | {name: i for i, name in enumerate(classes)}
+        names = tuple(sorted(filled, key=lambda name: rank.get(name, len(rank))))
+        if task in {"multilabel", "continuous"}:  # names are part of the hash, so they are these rows' own
+            names = tuple(target["names"])
         samples = Samples.build(
             id=rows["id"],
             path=[""] * len(rows),
-            label=[index[name] for name in rows["y_true"]],
-            label_names=classes,
-            group=rows["group"] if declared.get(key.dataset, True) else None,
+            label=_labels(rows["y_true"].tolist(), names, task),
+            label_names=names,
+            group=rows["group"],
             case=rows["case"],
             split=rows["split"],
             modality=rows["modality"],
-        )
-        y_score = rows[[SCORE + name for name in classes]].to_numpy(dtype=np.float64)
+            task=task,
+        ).replace(groups_declared=declared.get(key.dataset, True))
+        y_score = rows[[SCORE + name for name in names]].to_numpy(dtype=np.float64)
         records.append(Predictions(key, samples, y_score, int(rows["n_train"].iloc[0])))
     return records
+
+
+def _labels(words: Sequence[str], names: Sequence[str], task: str) -> Any:
+    """What `Samples.label_texts` wrote, back as labels."""
+    if task == "continuous":
+        return [float(word or "nan") for word in words]
+    if task == "multilabel":
+        return [[int(mark or -1) for mark in word.split("|")] for word in words]
+    index = {"": -1} | {name: i for i, name in enumerate(names)}
+    return [index[word] for word in words]
 
 
 def _opened(root: Path) -> ResultsFolder:

@@ -20,6 +20,9 @@ SCORE: Final = "y_score_"
 MODEL_COLUMNS: Final = tuple(name for name in KEY_COLUMNS if name != "fold")
 """The columns that name a model over all its folds: what a later run replaces as one."""
 
+_LATER: Final = ("inputs", "fusion")
+"""Columns that tables of earlier versions lack: read as "", and then no part of a model's name."""
+
 _FLOATS: Final = ("fraction", "value", "ci_low", "ci_high")
 _INTEGERS: Final = ("shots", "seed", "n_train", "n_test", "n_groups")
 _TEXTS: Final = tuple(name for name in ESTIMATE_COLUMNS if name not in (*_FLOATS, *_INTEGERS))
@@ -57,7 +60,10 @@ def prediction_frame(predictions: Sequence[Predictions]) -> pd.DataFrame:
 
 
 def _rows_of(item: Predictions) -> pd.DataFrame:
-    """The rows of one record; the class order and whether groups were declared travel in `attrs`."""
+    """The rows of one record; the class order and whether groups were declared travel in `attrs`.
+
+    So does what y_true is where it is no class: `attrs["targets"]`, labels_sha256 -> {task, names}.
+    """
     samples, names = item.samples, item.samples.label_names
     if len(set(names)) != len(names) or "" in names:
         raise ValueError(f"class names must differ and not be empty: {names}")
@@ -69,12 +75,15 @@ def _rows_of(item: Predictions) -> pd.DataFrame:
         )
     columns: dict[str, Any] = {**item.key.to_dict(), "id": samples.id, "case": samples.case}
     columns |= {"group": samples.group, "modality": samples.modality, "split": samples.split}
-    columns["y_true"] = np.array([*names, ""], dtype=np.str_)[item.y_true]
+    columns["y_true"] = samples.label_texts()
     columns |= {SCORE + name: item.y_score[:, i] for i, name in enumerate(names)}
-    columns |= {"labels_sha256": samples.labels_sha256(), "n_train": item.n_train}
+    labels = samples.labels_sha256()
+    columns |= {"labels_sha256": labels, "n_train": item.n_train}
     frame = _typed(pd.DataFrame(columns))
     frame.attrs = {"classes": {item.key.dataset: list(names)}}
     frame.attrs["groups_declared"] = {item.key.dataset: samples.groups_declared}
+    if samples.task != "classes":
+        frame.attrs["targets"] = {labels: {"task": samples.task, "names": list(names)}}
     return frame
 
 
@@ -82,10 +91,12 @@ def merge(parts: Sequence[pd.DataFrame], order: list[str]) -> pd.DataFrame:
     """The rows of all parts in a fixed order; what a later part says in `attrs` about classes comes first."""
     classes: dict[str, list[str]] = {}
     declared: dict[str, bool] = {}
+    targets: dict[str, Any] = {}
     for part in parts:
         for name, own in part.attrs.get("classes", {}).items():
             classes[name] = list(dict.fromkeys([*own, *classes.get(name, [])]))
         declared |= part.attrs.get("groups_declared", {})
+        targets |= part.attrs.get("targets", {})
     filled = [part for part in parts if len(part)] or [parts[0]]
     for part in filled:
         part.attrs = {}  # pandas compares attrs while concatenating
@@ -96,6 +107,7 @@ def merge(parts: Sequence[pd.DataFrame], order: list[str]) -> pd.DataFrame:
     frame = frame[[*others[:split], *_score_order(scores, classes), *others[split:]]]
     if classes:
         frame.attrs = {"classes": classes, "groups_declared": declared}
+        frame.attrs |= {"targets": targets} if targets else {}
     return frame
 
 
@@ -111,19 +123,30 @@ def drop(frame: pd.DataFrame, models: set[str]) -> pd.DataFrame:
     kept = kept.drop(columns=empty)
     kept.attrs = dict(frame.attrs)
     if "classes" in kept.attrs:
-        present = set(kept["dataset"])
+        present = {*kept["dataset"], *kept["labels_sha256"]}
         kept.attrs = {
-            name: {dataset: value for dataset, value in values.items() if dataset in present}
+            name: {owner: value for owner, value in values.items() if owner in present}
             for name, values in kept.attrs.items()
         }
     return kept
 
 
 def model_ids(frame: pd.DataFrame) -> pd.Series[str]:
-    """Per row a hash of MODEL_COLUMNS, same index as `frame`."""
+    """Per row a hash of MODEL_COLUMNS, same index as `frame`.
+
+    A model without `inputs` and `fusion` has the hash under which earlier versions recorded it in run.json.
+    """
     columns = list(MODEL_COLUMNS)
     keys = frame[columns].drop_duplicates()
-    ids = [sha256_json(row)[:16] for row in keys.astype(object).to_numpy().tolist()]
+    plain = (keys[list(_LATER)] == "").all(axis=1)
+    short = [name for name in columns if name not in _LATER]
+    rows = zip(
+        keys[columns].astype(object).to_numpy().tolist(),
+        keys[short].astype(object).to_numpy().tolist(),
+        plain,
+        strict=True,
+    )
+    ids = [sha256_json(earlier if old else whole)[:16] for whole, earlier, old in rows]
     merged = frame[columns].merge(
         keys.assign(model=pd.Series(ids, index=keys.index, dtype="str")), on=columns, how="left"
     )
@@ -143,11 +166,21 @@ def from_csv(data: bytes) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=header)
     for name in _FLOATS:
         frame[name] = [float(value or "nan") for value in frame[name]]
-    return _typed(frame)
+    return _typed(_completed(frame))
+
+
+def _completed(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with the columns that earlier versions did not write, "" in all rows, in their place."""
+    missing = [name for name in _LATER if name not in frame.columns]
+    if not missing:
+        return frame
+    filled = frame.assign(**dict.fromkeys(missing, ""))
+    others = [name for name in frame.columns if name not in KEY_COLUMNS]
+    return filled[[*KEY_COLUMNS, *others]]
 
 
 def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Parquet; `frame.attrs` (class order, declared groups) goes into the schema's metadata `featprobe`."""
+    """Parquet; `frame.attrs` (class order, declared groups, kinds of target) goes into the schema's metadata `featprobe`."""
     table = pa.Table.from_pandas(frame.copy(), preserve_index=False)
     about = {b"featprobe": json.dumps(frame.attrs, sort_keys=True).encode()}
     sink = io.BytesIO()
@@ -158,6 +191,6 @@ def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
 def from_parquet(data: bytes) -> pd.DataFrame:
     """The inverse of `to_parquet_bytes`."""
     table = pq.read_table(io.BytesIO(data))
-    frame = _typed(table.to_pandas())
+    frame = _typed(_completed(table.to_pandas()))
     frame.attrs = json.loads((table.schema.metadata or {}).get(b"featprobe", b"{}"))
     return frame

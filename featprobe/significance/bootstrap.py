@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 
+from featprobe.errors import ConfigError
 from featprobe.records import AnyArray, FloatArray, IntArray, Predictions, Samples
+from featprobe.registry import METRICS
+from featprobe.significance.scales import Scale
 
 THIN: Final = 10
 """Below this many groups of a class it is resampled within strata, so that it never drops out."""
@@ -24,11 +27,12 @@ class Metric(Protocol):
     higher_is_better: bool
     needs_classes: bool
     proportion: bool
+    tasks: tuple[str, ...]
 
-    def largest(self, n_classes: int) -> float:
-        """The largest value that it can take."""
+    def bounds(self, n_classes: int) -> tuple[float, float]:
+        """The smallest and the largest value that it can take."""
 
-    def __call__(self, y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
+    def __call__(self, y_true: AnyArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
         """Value per row of `weights`, [B]."""
 
 
@@ -47,10 +51,12 @@ class Design:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """The test rows of one fold in the order of their ids, and how they are resampled.
+    """The labelled test rows of one fold in the order of their ids, and how they are resampled.
 
     `plain` resamples all units alike, `stratified` within label patterns (the same object where every class
-    has at least THIN groups). `per_class` int [C]: units that hold a row of the class.
+    has at least THIN groups, and always for targets that are not classes). `per_class`: units that hold a row of
+    what `parts` names: int [C] the classes; for multilabel [2 L] each label absent and present (0 where the
+    test rows hold one of its values only: it has no part in any metric); for continuous [0].
     """
 
     fold: str
@@ -59,6 +65,12 @@ class HeldOut:
     plain: Design
     stratified: Design
     per_class: IntArray
+    parts: tuple[str, ...]
+
+    @property
+    def thin(self) -> bool:
+        """Whether a class, or a value of a label, has fewer than THIN groups."""
+        return bool((self.per_class[self.per_class > 0] < THIN).any())
 
     @property
     def n_units(self) -> int:
@@ -70,19 +82,61 @@ class HeldOut:
         return self.stratified if metric.needs_classes else self.plain
 
 
-def held_out(predictions: Predictions) -> HeldOut:
-    """The test rows of one fold, ready to be resampled."""
+def suitable(names: Sequence[str], task: str) -> list[Metric]:
+    """The metrics of these names; ConfigError where one is unknown or does not judge this kind of target."""
+    members: list[Metric] = [METRICS.get(name) for name in names]
+    for member in members:
+        if task not in member.tasks:
+            fitting = [name for name, other in METRICS.items() if task in other.tasks]
+            raise ConfigError(
+                f"the metric {member.name!r} does not judge a target of kind {task!r}",
+                f"for {task} there are: {', '.join(fitting)}",
+                f"type --metric {fitting[0]}",
+            )
+    return members
+
+
+def scale_of(parts: Sequence[HeldOut], metric: Metric) -> Scale:
+    """The scale on which the metric's interval is built."""
+    return Scale(*metric.bounds(len(parts[0].samples.label_names)))
+
+
+def judged_rows(predictions: Predictions) -> IntArray:
+    """Positions of the labelled rows in the order of their ids, int64 [M]."""
     order = np.argsort(predictions.samples.id, kind="stable").astype(np.int64)
+    return order[predictions.samples.labelled[order]]
+
+
+def held_out(predictions: Predictions) -> HeldOut:
+    """The labelled test rows of one fold, ready to be resampled."""
+    order = judged_rows(predictions)
     samples = predictions.samples.take(order)
     unit = samples.units()
     n_units = int(unit.max(initial=-1)) + 1
-    held = np.zeros((n_units, len(samples.label_names)), dtype=bool)
-    held[unit, samples.label] = True
+    held, names = _holdings(samples, unit, n_units)
     per_class = held.sum(axis=0).astype(np.int64)
     plain = Design(unit, np.zeros(n_units, dtype=np.int64))
-    thin = (per_class[per_class > 0] < THIN).any()
-    stratified = Design(unit, label_strata(held)) if thin else plain
-    return HeldOut(predictions.key.fold, samples, order, plain, stratified, per_class)
+    part = HeldOut(predictions.key.fold, samples, order, plain, plain, per_class, names)
+    if samples.task in {"classes", "ordinal"} and part.thin:
+        return replace(part, stratified=Design(unit, label_strata(held)))
+    return part
+
+
+def _holdings(samples: Samples, unit: IntArray, n_units: int) -> tuple[AnyArray, tuple[str, ...]]:
+    """(bool [G, K] which units hold a row of each class or value of a label, their names [K])."""
+    names = samples.label_names
+    if samples.task == "continuous":
+        return np.zeros((n_units, 0), dtype=bool), ()
+    if samples.task != "multilabel":
+        held = np.zeros((n_units, len(names)), dtype=bool)
+        held[unit, samples.label] = True
+        return held, tuple(f"class {name!r}" for name in names)
+    held = np.zeros((n_units, len(names), 2), dtype=bool)
+    row, label = np.nonzero(samples.label >= 0)
+    held[unit[row], label, samples.label[row, label]] = True
+    held &= np.all(held.any(axis=0), axis=1, keepdims=True)
+    words = tuple(f"label {name!r} {value}" for name in names for value in ("absent", "present"))
+    return held.reshape(n_units, -1), words
 
 
 def label_strata(held: AnyArray) -> IntArray:
@@ -179,7 +233,7 @@ def unresampleable(parts: Sequence[HeldOut], metric: Metric) -> str:
             return f"1 group {where}"
         single = np.flatnonzero(part.per_class == 1)
         if metric.needs_classes and len(single):
-            return f"class {part.samples.label_names[single[0]]!r} has 1 group {where}"
+            return f"{part.parts[single[0]]} has 1 group {where}"
         if part.design(metric).freedom < 1:
             return f"too few groups {where}"
     return ""
@@ -208,10 +262,29 @@ def exact_floor(parts: Sequence[HeldOut], metric: Metric, confidence: float) -> 
     return float(((1 - confidence) / 2) ** (1 / groups)) if groups else float("nan")
 
 
-def words(parts: Sequence[HeldOut], metrics: Metric, *, resamples: int, confidence: float) -> tuple[str, str]:
+def no_value(parts: Sequence[HeldOut]) -> str:
+    """Why a metric has no value on these test rows."""
+    return {
+        "continuous": "the true or the predicted values of the test rows are all the same",
+        "multilabel": "no label has both its values in the test rows",
+    }.get(parts[0].samples.task, "the test rows hold one class only")
+
+
+def too_many_lost(parts: Sequence[HeldOut], lost: int, resamples: int) -> str:
+    """Why so many resamples have no value."""
+    what = {"continuous": "hold one value only", "multilabel": "hold no label with both its values"}
+    return f"{lost} of {resamples} resamples {what.get(parts[0].samples.task, 'hold one class only')}"
+
+
+def words(parts: Sequence[HeldOut], metric: Metric, *, resamples: int, confidence: float) -> tuple[str, str]:
     """(how it was resampled, the estimand's population), for ci_method."""
     unit = "group" if parts[0].samples.groups_declared else "image"
-    strata = any(part.design(metrics) is not part.plain for part in parts)
+    strata = any(part.design(metric) is not part.plain for part in parts)
     within = " within strata of label patterns" if strata else ""
     folds = " within folds" if len(parts) > 1 else ""
-    return f"{unit} bootstrap{folds}{within}, {100 * confidence:g} %, {resamples} resamples", f"new {unit}s"
+    dropping = metric.needs_classes and any(part.samples.task == "multilabel" and part.thin for part in parts)
+    rare = (
+        f", labels with under {THIN} {unit}s of a value left out of resamples without it" if dropping else ""
+    )
+    how = f"{unit} bootstrap{folds}{within}, {100 * confidence:g} %, {resamples} resamples{rare}"
+    return how, f"new {unit}s"

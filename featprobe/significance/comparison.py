@@ -11,18 +11,23 @@ import pandas as pd
 
 from featprobe.errors import ResultsError
 from featprobe.records import FloatArray, Predictions
-from featprobe.registry import METRICS
 from featprobe.significance.bootstrap import (
     HeldOut,
     Metric,
     exact_floor,
     held_out,
+    judged_rows,
+    no_value,
     point,
     resampled,
+    scale_of,
+    suitable,
+    too_many_lost,
     unresampleable,
     words,
 )
-from featprobe.significance.intervals import LOST, ZERO
+from featprobe.significance.intervals import LOST
+from featprobe.significance.scales import ZERO
 
 PAIR_COLUMNS = (
     "dataset",
@@ -108,16 +113,13 @@ def compare(
     agree; p is never below 2^(1 - groups), the least that so many groups can show. `p_adjusted`: see `step_down`. A system leaves the best set where another beats it by more than the
     `confidence` quantile of the largest studentised |d* - d| over all pairs (Hsu, Multiple Comparisons,
     1996; max-t as Romano & Wolf, Econometrica 73, 2005). Raises ResultsError where systems were not tested
-    on the same ids, labels and groups.
+    on the same ids, labels and groups, ConfigError for a metric that does not judge this kind of target.
     """
-    member: Metric = METRICS.get(metric)
     names = list(systems)
     aligned = _aligned(systems)
+    (member,) = suitable([metric], aligned[0][0].samples.task)
     parts = [held_out(predictions) for predictions in aligned[0]]
-    scores = [
-        [own[f].y_score[np.argsort(own[f].samples.id, kind="stable")] for own in aligned]
-        for f in range(len(parts))
-    ]
+    scores = [[own[f].y_score[judged_rows(own[f])] for own in aligned] for f in range(len(parts))]
     values = np.mean(
         [[point(part, member, score) for score in scores[f]] for f, part in enumerate(parts)], axis=0
     )
@@ -162,14 +164,19 @@ class _Judge:
         self.parts, self.metric, self.confidence = parts, metric, confidence
         self.groups = sum(part.n_units for part in parts)
         self.values = values
+        scale = scale_of(parts, metric)
+        # Differences below this are none but for rounding.
+        self.zero = max(
+            [scale.rounding(value) for value in values[np.isfinite(values)].tolist()], default=ZERO
+        )
         whole = np.atleast_1d(np.isfinite(draws).all(axis=0))
         self.draws = draws[:, whole]
         self.how, self.population = words(parts, metric, resamples=draws.shape[1], confidence=confidence)
         self.reason = unresampleable(parts, metric)
         if not np.isfinite(values).all():
-            self.reason = "the test rows hold one class only"
+            self.reason = no_value(parts)
         elif not self.reason and (~whole).mean() > LOST:
-            self.reason = f"{int((~whole).sum())} of {len(whole)} resamples hold one class only"
+            self.reason = too_many_lost(parts, int((~whole).sum()), len(whole))
 
     def pair(self, i: int, j: int, *, identical: bool) -> tuple[float, float, float, str]:
         """(low, high, p, method) of the difference i - j."""
@@ -181,14 +188,14 @@ class _Judge:
         difference = float(self.values[i] - self.values[j])
         spread = np.abs(self.draws[i] - self.draws[j] - difference)
         least = 2.0 ** (1 - self.groups)
-        if spread.max() < ZERO:
-            if abs(difference) >= ZERO:
+        if spread.max() < self.zero:
+            if abs(difference) >= self.zero:
                 return nan, nan, min(1.0, least), "undefined: every resample gives the same difference"
             bound = 1 - exact_floor(self.parts, self.metric, self.confidence)
             how = "exact bound, no group differs" if np.isfinite(bound) else "undefined: no group differs"
             return -bound, bound, 1.0, how
         half = float(np.quantile(spread, self.confidence, method="higher"))
-        p = (1 + int((spread >= abs(difference) - ZERO).sum())) / (1 + len(spread))
+        p = (1 + int((spread >= abs(difference) - self.zero).sum())) / (1 + len(spread))
         pairs = len(self.values) * (len(self.values) - 1) // 2
         method = (
             f"paired {self.how}, symmetric; p adjusted over {pairs} pairs by step-down max-t; "
@@ -207,7 +214,7 @@ class _Judge:
             [np.abs(self.draws[i] - self.draws[j] - gap) for (i, j), gap in zip(found, gaps, strict=True)]
         )
         # Pairs without variance have no t: they keep Bonferroni's bound.
-        moving = np.isfinite(p_values) & (spread.max(axis=1, initial=0.0) >= ZERO)
+        moving = np.isfinite(p_values) & (spread.max(axis=1, initial=0.0) >= self.zero)
         if moving.any():
             error = np.sqrt((spread[moving] ** 2).mean(axis=1))
             stepped = step_down(np.abs(gaps[moving]) / error, spread[moving] / error[:, None])
@@ -226,13 +233,14 @@ class _Judge:
         largest = np.zeros(draws.shape[1])
         for i, j in combinations(range(count), 2):
             centred = draws[i] - draws[j] - ahead[i, j]
-            error[i, j] = error[j, i] = float(centred.std(ddof=1)) if np.abs(centred).max() >= ZERO else 0.0
+            moving = np.abs(centred).max() >= self.zero
+            error[i, j] = error[j, i] = float(centred.std(ddof=1)) if moving else 0.0
             if error[i, j]:
                 largest = np.maximum(largest, np.abs(centred) / error[i, j])
         bound = float(np.quantile(largest, self.confidence, method="higher"))
         # A difference without variance counts only where enough groups agree on it (sign test).
         enough = 2.0 ** (1 - self.groups) <= 1 - self.confidence
-        beats = np.where(error > 0, ahead > bound * error, (ahead >= ZERO) & enough)
+        beats = np.where(error > 0, ahead > bound * error, (ahead >= self.zero) & enough)
         return [not beats[:, i].any() for i in range(count)]
 
 
@@ -279,7 +287,10 @@ def _unequal(a: Predictions, b: Predictions) -> str:
     right = b.samples.take(np.argsort(b.samples.id, kind="stable"))
     if not np.array_equal(left.id, right.id):
         return f"test ids ({len(set(left.id) ^ set(right.id))} differ)"
-    if left.label_names != right.label_names or not np.array_equal(left.label, right.label):
+    if left.task != right.task:
+        return f"kinds of target ({left.task} and {right.task})"
+    same = np.array_equal(left.label, right.label, equal_nan=left.task == "continuous")
+    if left.label_names != right.label_names or not same:
         return "test labels"
     if not np.array_equal(left.group, right.group):
         return "groups"

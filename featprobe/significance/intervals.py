@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
 from featprobe.errors import ResultsError
 from featprobe.records import Estimate, FloatArray, Predictions, RunKey
-from featprobe.registry import METRICS
 from featprobe.significance.bootstrap import (
     HeldOut,
     Metric,
     exact_floor,
     held_out,
+    no_value,
     point,
     resampled,
+    scale_of,
+    suitable,
+    too_many_lost,
     unresampleable,
     words,
 )
-
-ZERO: Final = 1e-12
-"""Values nearer to each other than this are the same number but for rounding."""
+from featprobe.significance.scales import ZERO
 
 LOST: Final = 0.05
 """Share of resamples that may be without a value."""
@@ -44,13 +44,15 @@ def estimates(
 
     Groups (joined by equal bytes too) are resampled within each fold's test rows; a metric is computed per
     fold and averaged, never over pooled folds. With the bootstrap's standard error s the interval is
-    logit(value) +- t(units - strata) s / (v (1 - v)) on the logit scale, v = value / upper: in simulations
+    value +- t(units - strata) s, carried by the delta method to the scale that fits the metric's range (see
+    `Scale`; for most logit(v) +- t s / (v (1 - v)), v the value's place in the range): in simulations
     it covers where the percentile interval falls short (few groups, values near 1). The estimand is the
     performance of these fitted models on new groups. Where nothing varies, an exact bound (proportions) or
-    NaN with the reason. The key's fold is "mean" for the average; its `n_train` is the rounded mean.
-    Raises ResultsError where there are no test rows.
+    NaN with the reason. The key's fold is "mean" for the average; its `n_train` is the rounded mean. Rows
+    without a label are not judged. Raises ResultsError where there are no test rows, ConfigError for a metric
+    that does not judge this kind of target.
     """
-    members: list[Metric] = [METRICS.get(name) for name in metrics]
+    members = suitable(metrics, predictions_by_fold[0].samples.task) if predictions_by_fold else []
     parts = [held_out(predictions) for predictions in predictions_by_fold]
     if not parts or any(not len(part.samples) for part in parts):
         raise ResultsError("there are no test rows to judge", "", "type: featprobe probe again")
@@ -109,38 +111,21 @@ def _interval(
     models = "these fitted models" if len(parts) > 1 else "this fitted model"
     estimand = f"estimand: {models} on {population}"
     if not np.isfinite(value):
-        return _undefined("the test rows hold one class only")
+        return _undefined(no_value(parts))
     if reason := unresampleable(parts, metric):
         return _undefined(reason)
     mean = draws.mean(axis=0)
     mean = mean[np.isfinite(mean)]
     lost = resamples - len(mean)
     if lost > LOST * resamples:
-        return _undefined(f"{lost} of {resamples} resamples hold one class only")
-    if np.ptp(mean) < ZERO:
+        return _undefined(too_many_lost(parts, lost, resamples))
+    scale = scale_of(parts, metric)
+    if np.ptp(mean) < scale.rounding(value):
         return _exact(parts, metric, value, confidence, estimand)
-    low, high = logit_interval(
-        value,
-        float(mean.std(ddof=1)),
-        sum(part.design(metric).freedom for part in parts),
-        confidence,
-        metric.largest(len(parts[0].samples.label_names)),
-    )
+    freedom = sum(part.design(metric).freedom for part in parts)
+    low, high = scale.interval(value, float(mean.std(ddof=1)), freedom, confidence)
     left_out = f", {lost} without a value left out" if lost else ""
-    return low, high, f"{how}{left_out}, t on the logit scale; {estimand}"
-
-
-def logit_interval(
-    value: float, error: float, freedom: int, confidence: float, upper: float = 1.0
-) -> tuple[float, float]:
-    """Interval around `value` in (0, `upper`) with standard error `error`, by the delta method on the logit."""
-    share = value / upper
-    if not ZERO < share < 1 - ZERO:
-        return float("nan"), float("nan")
-    centre = np.log(share / (1 - share))
-    half = stats.t.ppf((1 + confidence) / 2, freedom) * (error / upper) / (share * (1 - share))
-    low, high = upper / (1 + np.exp(-(centre + np.array([-half, half]))))
-    return float(low), float(high)
+    return low, high, f"{how}{left_out}, t on {scale.name}; {estimand}"
 
 
 def _exact(

@@ -7,12 +7,16 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from featprobe.errors import ConfigError, LeakError, nearest
-from featprobe.records import Samples, TextArray
-from featprobe.splitting.leaks import LEAK_KINDS, Leak, find_leaks, sides
+from featprobe.records import Samples
+from featprobe.splitting.leaks import LEAK_KINDS, Leak, find_leaks, leak_key, sides
+from featprobe.splitting.near import with_twins
 
 WHAT = {
     "group": ("group", "groups"),
+    "case": ("case", "cases"),
     "bytes": ("image (same bytes)", "images (same bytes)"),
+    "pixels": ("image (same pixels)", "images (same pixels)"),
+    "near": ("near copy", "near copies"),
     "label-conflict": ("image with two labels", "images with two labels"),
 }
 
@@ -24,13 +28,15 @@ def gate(
 
     `allow`: kinds of leaks that are kept; `drop`: remove the training copies of all others. With `resplit`
     the user's split is ignored, so that only label-conflicts are warned of. Rows without a label take no
-    part. Raises LeakError for a leak that is neither allowed nor dropped, ConfigError for an unknown kind.
+    part. What comes back has its `twin` filled, so that splits made later keep near copies together. Raises
+    LeakError for a leak that is neither allowed nor dropped, ConfigError for an unknown kind.
     """
     for kind in allow:
         if kind not in LEAK_KINDS:
             hint = nearest(kind, LEAK_KINDS) or f"known: {', '.join(LEAK_KINDS)}"
             raise ConfigError(f"unknown kind of leak {kind!r}", hint, "type: --allow-leaks KIND")
-    seen = samples.take(samples.label >= 0)
+    samples = samples if (samples.twin != "").any() else with_twins(samples)
+    seen = samples.take(samples.labelled)
     if resplit:
         seen = seen.replace(split=np.full(len(seen), "", dtype=np.str_))
     leaks = find_leaks(seen)
@@ -55,19 +61,18 @@ def gate(
 def drop_leaks(samples: Samples, leaks: Sequence[Leak]) -> tuple[Samples, int]:
     """The samples without the copies that leak, and how many rows went.
 
-    Of a group or image on two sides all rows of the first side go: train (and extra) before val; the test
-    set is never touched. Leaks within one side remove nothing.
+    Of a group, case or image on two sides all rows of the first side go, with their near copies there where those
+    leak: train (and extra) before val; the test set is never touched. Leaks within one side remove nothing.
+    `samples` have `twin` filled where a leak is "near".
     """
     side = sides(samples)
     position = {name: row for row, name in enumerate(samples.id.tolist())}
     gone = np.zeros(len(samples), dtype=bool)
-    for column, kinds in ((samples.group, ("group",)), (samples.sha256, ("bytes", "label-conflict"))):
+    for kind in LEAK_KINDS:
+        concerned = [leak for leak in leaks if leak.crosses and leak.kind == kind]
+        column = leak_key(samples, kind) if concerned else samples.id
         for where in ("train", "val"):
-            keys = {
-                str(column[position[leak.id_a]])
-                for leak in leaks
-                if leak.crosses and leak.kind in kinds and leak.split_a == where
-            }
+            keys = {str(column[position[leak.id_a]]) for leak in concerned if leak.split_a == where}
             if keys:
                 gone |= (side == where) & np.isin(column, sorted(keys))
     return samples.take(~gone), int(gone.sum())
@@ -87,13 +92,14 @@ def _refusal(samples: Samples, leaks: Sequence[Leak]) -> LeakError:
 
 
 def _counts(samples: Samples, leaks: Sequence[Leak]) -> str:
-    """How many distinct groups and images leak, in words."""
+    """How many distinct groups, cases and images leak, in words."""
     position = {name: row for row, name in enumerate(samples.id.tolist())}
     parts = []
     for kind in LEAK_KINDS:
-        column: TextArray = samples.group if kind == "group" else samples.sha256
-        count = len({str(column[position[leak.id_a]]) for leak in leaks if leak.kind == kind})
-        if count:
+        concerned = [leak for leak in leaks if leak.kind == kind]
+        if concerned:
+            column = leak_key(samples, kind)
+            count = len({str(column[position[leak.id_a]]) for leak in concerned})
             parts.append(f"{count} {WHAT[kind][count > 1]}")
     return ", ".join(parts)
 
@@ -102,4 +108,4 @@ def _conflict_notes(samples: Samples, leaks: Sequence[Leak]) -> list[str]:
     if not leaks:
         return []
     first = leaks[0]
-    return [f"{_counts(samples, leaks)} (same bytes): the first is {first.id_a}, {first.id_b}"]
+    return [f"{_counts(samples, leaks)}: the first is {first.id_a}, {first.id_b}"]

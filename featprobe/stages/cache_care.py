@@ -1,4 +1,4 @@
-"""featprobe cache: list, verify, recheck, export and clear what extraction left."""
+"""featprobe cache: list, verify, recheck and clear what extraction left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pandas as pd
 from featprobe import cache as cache_room
 from featprobe.cache import Cache, CacheEntry
 from featprobe.errors import CacheError, ConfigError, listed, nearest
-from featprobe.stages.machine import need_writable
 
 OK, FAILED = 0, 1
 
@@ -19,7 +18,7 @@ def ls(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
     """Print a table of what the cache holds, and what is unfinished or superseded."""
     store = Cache(cache)
     readable, problems = store.scan()
-    entries = _chosen(readable, data, backbone)
+    entries = chosen(readable, data, backbone)
     rows = [
         {
             "data set": entry.dataset,
@@ -85,7 +84,7 @@ def recheck(
     if rows < 1:
         raise ConfigError(f"--rows is {rows}", "at least one row must be computed again", "type --rows 16")
     store = Cache(cache)
-    entries = _chosen(store.entries(), data, backbone)
+    entries = chosen(store.entries(), data, backbone)
     outcomes = [
         recheck_entry(store, entry, dict(_named(source)), dict(_named(weights)), rows) for entry in entries
     ]
@@ -96,48 +95,6 @@ def recheck(
             f"(allowed {outcome.allowed:.0e})  {entry.path}"
         )
     return OK if all(outcome.agrees for outcome in outcomes) else FAILED
-
-
-def export(
-    cache: Path,
-    data: Sequence[str],
-    backbone: Sequence[str],
-    out: Path,
-    format: str | None,  # noqa: A002 - the flag's name
-    pooling: str | None,
-) -> int:
-    """Write every chosen embedding table to `out`: one file, or a folder of them."""
-    store = Cache(cache)
-    tables = [
-        (entry, name)
-        for entry in _chosen(store.entries(), data, backbone)
-        for name in entry.poolings
-        if pooling in {None, name}
-    ]
-    if not tables:
-        raise CacheError(
-            f"no cached embedding has the pooling {pooling!r}", "", f"type featprobe cache ls --cache {cache}"
-        )
-    suffixes = {".npz", ".parquet"}
-    if out.suffix in suffixes:
-        if len(tables) > 1:
-            raise ConfigError(
-                f"{len(tables)} tables don't fit into the one file {out}",
-                "",
-                "choose with --data, --backbone and --pooling, or name a folder: --out DIR --format npz",
-            )
-        targets = [out]
-    else:
-        suffix = format or "npz"
-        targets = [
-            out / entry.dataset / f"{entry.path.stem}-{name.replace('+', '_').replace('/', '-')}.{suffix}"
-            for entry, name in tables
-        ]
-    for (entry, name), target in zip(tables, targets, strict=True):
-        need_writable(target.parent)
-        cache_room.export(entry.path, name, target)
-        print(f"{entry.n} x {entry.recipe.backbone} {name}  {target}")
-    return OK
 
 
 def gc(cache: Path, dry_run: bool) -> int:
@@ -161,7 +118,7 @@ def _wanted(entry: CacheEntry | None, data: Sequence[str], backbone: Sequence[st
     return (not data or entry.dataset in data) and (not backbone or entry.recipe.backbone in backbone)
 
 
-def _chosen(entries: Sequence[CacheEntry], data: Sequence[str], backbone: Sequence[str]) -> list[CacheEntry]:
+def chosen(entries: Sequence[CacheEntry], data: Sequence[str], backbone: Sequence[str]) -> list[CacheEntry]:
     """The entries that are asked for; CacheError names the nearest where a name is none of theirs."""
     for kind, wanted, known in (
         ("data set", data, sorted({entry.dataset for entry in entries})),

@@ -13,6 +13,8 @@ import pandas as pd
 
 from featprobe import report, significance
 from featprobe.config import CompareConfig
+from featprobe.errors import ConfigError
+from featprobe.metrics import default_metrics, main_metric
 from featprobe.records import (
     Predictions,
     ReportContent,
@@ -21,7 +23,9 @@ from featprobe.records import (
 from featprobe.registry import METRICS
 from featprobe.results import ResultsFolder, load_many, to_predictions
 from featprobe.stages.evaluation import describe_run
+from featprobe.stages.families import by_family
 from featprobe.stages.findings import findings
+from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
 from featprobe.stages.summary import Summary
@@ -33,7 +37,8 @@ def compare(config: CompareConfig) -> Summary:
 
     Raises ResultsError where there is nothing to compare or test rows differ, OutputError.
     """
-    METRICS.get(config.metric)
+    if config.metric is not None:
+        METRICS.get(config.metric)
     out = config.out or config.results[0]
     estimates, predictions, runs = load_many(list(config.results))
     need_writable(out)
@@ -74,31 +79,59 @@ def _content(
     predictions: pd.DataFrame,
     runs: Sequence[Mapping[str, Any]],
 ) -> ReportContent:
-    estimates, predictions = add_systems(estimates, predictions)
-    rows, best = [], []
+    maps = tuple(embedding_maps(config, estimates))
+    leaks = tuple(leak_pairs(config, estimates))
+    about = predictions.attrs
+    estimates, predictions = by_family(*add_systems(estimates, predictions))
+    compared, standings = [], []
     classes: dict[str, tuple[str, ...]] = {}
-    for (dataset, _), part in predictions.groupby(["dataset", "level"], sort=False):
-        systems = _systems(part, predictions.attrs)
-        classes[str(dataset)] = next(iter(systems.values()))[0].samples.label_names
-        outcome = significance.compare(systems, config.metric, resamples=config.resamples, seed=config.seed)
-        rows.append(outcome.pairs_frame())
-        best.append(outcome.best_frame())
-    comparisons, leaders = pd.concat(rows, ignore_index=True), pd.concat(best, ignore_index=True)
+    tasks: dict[str, str] = {}
+    said: dict[str, tuple[str, ...]] = {}
+    for (name, level), part in predictions.groupby(["dataset", "level"], sort=False):
+        systems = _systems(part, about)
+        samples = next(iter(systems.values()))[0].samples
+        family = str(name)
+        classes[family] = samples.label_names
+        tasks[family] = samples.task
+        metric = _metric(config, samples.task, family)
+        outcome = significance.compare(systems, metric, resamples=config.resamples, seed=config.seed)
+        pairs, best = (
+            outcome.pairs_frame().assign(dataset=family),
+            outcome.best_frame().assign(dataset=family),
+        )
+        own = estimates[(estimates["dataset"] == family) & (estimates["level"] == level)]
+        said[report.title_of(family, str(level))] = tuple(findings(metric, own, pairs, best))
+        compared.append(pairs)
+        standings.append(best[best.in_best_set])
     return ReportContent(
         title=config.title,
-        metric=config.metric,
+        metric=config.metric or main_metric("classes"),
         estimates=estimates,
         predictions=predictions,
-        comparisons=comparisons,
-        best=leaders[leaders.in_best_set],
+        comparisons=pd.concat(compared, ignore_index=True),
+        best=pd.concat(standings, ignore_index=True),
         classes=classes,
-        maps=tuple(embedding_maps(config, estimates)),
-        findings={
-            name: tuple(findings(name, config.metric, estimates, comparisons, leaders)) for name in classes
-        },
+        tasks=tasks,
+        schemes=_schemes(runs, estimates),
+        maps=maps,
+        leaks=leaks,
+        findings=said,
         notes=tuple(_notes(runs)),
         provenance=_provenance(config, estimates, runs),
     )
+
+
+def _metric(config: CompareConfig, task: str, family: str) -> str:
+    """The metric that the comparison is about; ConfigError where the one asked for does not fit the target."""
+    if config.metric is None:
+        return main_metric(task)
+    if task not in METRICS.get(config.metric).tasks:
+        raise ConfigError(
+            f"--metric {config.metric} does not fit {family!r}, whose target is {task}",
+            f"fitting are: {', '.join(default_metrics(task))}",
+            f"type --metric {main_metric(task)}, or leave it out",
+        )
+    return config.metric
 
 
 def _systems(frame: pd.DataFrame, about: Mapping[Any, Any]) -> dict[str, list[Predictions]]:
@@ -109,6 +142,19 @@ def _systems(frame: pd.DataFrame, about: Mapping[Any, Any]) -> dict[str, list[Pr
         own.attrs = dict(about)
         systems[str(name)] = to_predictions(own)
     return systems
+
+
+def _schemes(runs: Sequence[Mapping[str, Any]], estimates: pd.DataFrame) -> dict[str, str]:
+    """Family -> how its rows were parted, as the stages recorded it."""
+    units = [info for run in runs for info in run.get("units", {}).values() if "scheme" in info]
+    keys = ["backbone", "weights", "mode", "probe", "level", "inputs", "seed", "fingerprint"]
+    said = {tuple(info["key"].get(name) for name in keys): str(info["scheme"]) for info in units}
+    found: dict[str, str] = {}
+    for row in estimates[["dataset", *keys]].drop_duplicates().itertuples(index=False):
+        scheme = said.get(tuple(row)[1:])
+        if scheme:
+            found.setdefault(str(row[0]), scheme)
+    return found
 
 
 def _notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from featprobe import __version__, significance, splitting
 from featprobe.config import EvaluationOptions
 from featprobe.errors import LeakError, SplitError
-from featprobe.metrics import DEFAULT_METRICS
+from featprobe.metrics import default_metrics
 from featprobe.records import Estimate, Predictions, Recipe, RunKey, Samples, sha256_json
 from featprobe.stages.machine import versions
 
@@ -51,7 +51,7 @@ def question(name: str, samples: Samples, config: EvaluationOptions) -> Question
 
     Raises LeakError at the gate, SplitError where no split can be made or labels are missing.
     """
-    if not samples.label_names or (samples.label < 0).all():
+    if not samples.label_names or not samples.labelled.any():
         raise SplitError(
             f"data set {name!r} has no labels",
             f"--label none was given, or its label column is empty ({len(samples)} images)",
@@ -69,14 +69,14 @@ def _gated(name: str, samples: Samples, config: EvaluationOptions) -> Question:
     )
     # From here on a group is the unit that is split, resampled and tested, in predictions.parquet too.
     joined = passed.joined()
-    copies = int((joined.group != passed.group).sum())
-    copies_note = (
-        (f"{copies} images joined the group of a byte-for-byte copy: copies are never apart",)
-        if copies
-        else ()
-    )
     planned, plan = splitting.plan(
-        joined, folds=config.folds, seed=config.seed, resplit=config.resplit, min_groups=config.min_groups
+        joined,
+        folds=config.folds,
+        seed=config.seed,
+        resplit=config.resplit,
+        min_groups=config.min_groups,
+        holdout=config.holdout,
+        leave_out=config.leave_out,
     )
     undeclared = (
         ()
@@ -88,16 +88,34 @@ def _gated(name: str, samples: Samples, config: EvaluationOptions) -> Question:
     settings = {
         "resamples": config.resamples,
         "seed": config.seed,
-        "metrics": list(DEFAULT_METRICS),
+        "task": samples.task,
+        "metrics": list(default_metrics(samples.task)),
         "scheme": plan.scheme,
         "leaks": [*config.allow_leaks, "dropped" if config.drop_leaks else ""],
     }
-    return Question(name, planned, plan, (*undeclared, *gate_notes, *copies_note, *plan.notes), settings)
+    notes = (*undeclared, *gate_notes, *_joined_notes(passed, joined), *plan.notes)
+    return Question(name, planned, plan, notes, settings)
+
+
+def _joined_notes(before: Samples, after: Samples) -> tuple[str, ...]:
+    """What was joined beyond the declared groups: copies and near copies are never apart."""
+    moved = after.group != before.group
+    if not moved.any():
+        return ()
+    near = int((moved & (before.twin != "")).sum())
+    how = f" ({near} of them of a near copy)" if near else ""
+    return (f"{int(moved.sum())} images joined the group of a copy{how}: copies are never apart",)
+
+
+def seeds(config: EvaluationOptions) -> range:
+    """The seed of every repeat."""
+    return range(config.seed, config.seed + config.repeats)
 
 
 def judged(predictions: Sequence[Predictions], config: EvaluationOptions) -> list[Estimate]:
     """Every metric of one model with its interval: per fold and, where there are several, their average."""
-    return significance.estimates(predictions, DEFAULT_METRICS, resamples=config.resamples, seed=config.seed)
+    metrics = default_metrics(predictions[0].samples.task)
+    return significance.estimates(predictions, metrics, resamples=config.resamples, seed=config.seed)
 
 
 def identity(key: RunKey, recipe: Recipe) -> str:
@@ -114,10 +132,16 @@ def with_fold(key: RunKey, fold: str) -> RunKey:
 def announce(subject: Question) -> None:
     """Print what was split, and how."""
     samples, plan = subject.samples, subject.plan
-    groups = len(set(samples.group.tolist()))
-    print(
-        f"{subject.name}: {len(samples)} images, {groups} groups, {len(samples.label_names)} classes, {plan.scheme}"
-    )
+    groups, cases = (len(set(column.tolist())) for column in (samples.group, samples.case))
+    count = len(samples.label_names)
+    target = {
+        "classes": f"{count} classes",
+        "ordinal": f"{count} ordered classes",
+        "multilabel": f"{count} labels",
+        "continuous": f"target {', '.join(samples.label_names)}",
+    }[samples.task]
+    of_cases = f"{cases} cases, " if cases < len(samples) else ""
+    print(f"{subject.name}: {len(samples)} images, {of_cases}{groups} groups, {target}, {plan.scheme}")
     for note in subject.notes:
         print(f"{subject.name}: {note}")
 

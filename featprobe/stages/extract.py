@@ -12,6 +12,7 @@ from featprobe import backbones, datasets
 from featprobe.cache import Cache, CacheEntry, Writer
 from featprobe.config import ExtractConfig
 from featprobe.errors import ConfigError
+from featprobe.imaging import PRINTS_NUMERICS, canonical_intensity
 from featprobe.records import Preprocessing, Recipe, images_sha256
 from featprobe.stages.machine import (
     NUMERIC_PACKAGES,
@@ -59,6 +60,7 @@ def extract(config: ExtractConfig) -> Summary:
     Returns the number of files computed and reused. Raises DataError, BackboneError, CacheError, OutputError.
     """
     need_writable(config.cache)
+    canonical_intensity(config.intensity)
     runs = backbone_runs(config)
     for run in runs:
         backbones.resolve(run.backbone)
@@ -105,7 +107,7 @@ def resolved_rule(config: Any, backbone: Any) -> Preprocessing:
     rule: Preprocessing = backbone.preprocessing(
         config.preprocessing, image_size=config.image_size, fit=config.fit
     )
-    return rule
+    return dataclasses.replace(rule, intensity=canonical_intensity(config.intensity))
 
 
 def recipe_for(source: Source, backbone: Any, rule: Preprocessing, *, precision: str, storage: str) -> Recipe:
@@ -124,6 +126,7 @@ def recipe_for(source: Source, backbone: Any, rule: Preprocessing, *, precision:
             "family": backbone.numerics,
             "decoder": datasets.DECODER_NUMERICS,
             "loading": LOADING_NUMERICS,
+            "prints": PRINTS_NUMERICS,
         },
     )
 
@@ -168,7 +171,9 @@ def _need_one_content(cache: Cache, source: Source, entries: Sequence[CacheEntry
     """One name for two contents is an error; a list that grew or shrank shares images with the old one."""
     if not entries:
         return
-    there = set().union(*(cache.read_samples(entry.path).sha256.tolist() for entry in entries))
+    there = set().union(
+        *(cache.read_samples(entry.path, thumbnails=False).sha256.tolist() for entry in entries)
+    )
     if not there & set(source.samples.sha256.tolist()):
         raise ConfigError(
             f"the cache already holds another data set called {source.name!r}",

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from featprobe import report
 from featprobe.metrics import higher_is_better
 from featprobe.metrics import label as metric_label
 
@@ -22,16 +23,14 @@ MOST_CONTRASTS: Final = 8
 
 
 def findings(
-    dataset: str, metric: str, estimates: pd.DataFrame, comparisons: pd.DataFrame, best: pd.DataFrame
+    metric: str, estimates: pd.DataFrame, comparisons: pd.DataFrame, best: pd.DataFrame
 ) -> list[str]:
-    """Sentences about one data set, the most important first.
+    """Sentences about the systems of one data set at one level, the most important first.
 
     `estimates`: with the column system; `comparisons`, `best`: frames of `significance.compare`.
     """
-    rows = _headline(estimates, dataset, metric)
-    ranked = best[best.dataset == dataset].sort_values(
-        "value", ascending=not higher_is_better(metric), kind="stable"
-    )
+    rows = _headline(estimates, metric)
+    ranked = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable")
     order = [str(system) for system in ranked.system]
     leader = order[0]
     sentences = [_order(metric, rows, order)]
@@ -44,17 +43,13 @@ def findings(
         sentences.append(
             "Every other system is behind it beyond chance (simultaneous 95 % bounds, paired by group)."
         )
-    pairs = comparisons[comparisons.dataset == dataset]
-    asked = [*_canaries(rows)[:MOST_CONTRASTS], *_unfrozen(rows)[:MOST_CONTRASTS]]
-    return [*sentences, *(_contrast(what, a, b, pairs) for what, a, b in asked)]
+    asked = [contrast for kind in (_canaries, _unfrozen, _fused) for contrast in kind(rows)[:MOST_CONTRASTS]]
+    return [*sentences, *(_contrast(what, a, b, comparisons) for what, a, b in asked)]
 
 
-def _headline(estimates: pd.DataFrame, dataset: str, metric: str) -> pd.DataFrame:
-    """The row of each system that stands for it: the average over folds, or the test set."""
-    wanted = (
-        (estimates.dataset == dataset) & (estimates.metric == metric) & estimates.fold.isin(["mean", "test"])
-    )
-    return estimates[wanted].set_index("system")
+def _headline(estimates: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The row of each system that stands for it: the average over folds, or the one test set."""
+    return report.headline(estimates[estimates.metric == metric]).set_index("system")
 
 
 def _order(metric: str, rows: pd.DataFrame, order: Sequence[str]) -> str:
@@ -76,6 +71,8 @@ def _canaries(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
         "mode",
         "pooling",
         "layer",
+        "inputs",
+        "fusion",
         "preprocessing",
         "probe",
         "protocol",
@@ -96,13 +93,45 @@ def _canaries(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def _unfrozen(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(what, a, b) for every trained model with the frozen probe of the same backbone: does training it help?"""
-    same = ["backbone", "weights", "pooling", "preprocessing", "seed"]
+    same = [
+        "backbone",
+        "weights",
+        "pooling",
+        "inputs",
+        "fusion",
+        "preprocessing",
+        "fraction",
+        "shots",
+        "seed",
+    ]
     found = []
     for _, part in rows.groupby(same, sort=False, dropna=False):
         frozen = part[part["mode"] == "frozen"]
         chosen = frozen.index[frozen.probe == "logistic"].tolist() or frozen.index.tolist()
         trained = part.index[~part["mode"].isin(["frozen"])]
         found += [("Trained less frozen", str(a), str(chosen[0])) for a in trained if chosen]
+    return found
+
+
+def _fused(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(what, a, b) for several modalities together with each alone, same backbone and probe: does fusing help?"""
+    same = [
+        "backbone",
+        "weights",
+        "mode",
+        "pooling",
+        "layer",
+        "preprocessing",
+        "probe",
+        "fraction",
+        "shots",
+        "seed",
+    ]
+    found = []
+    for _, part in rows.groupby(same, sort=False, dropna=False):
+        together = part.index[part.fusion.str.startswith("concat-")]
+        alone = part.index[(part.fusion != "") & ~part.inputs.str.contains("+", regex=False)]
+        found += [("Fusion less one modality", str(a), str(b)) for a in together for b in alone]
     return found
 
 

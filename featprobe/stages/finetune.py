@@ -14,7 +14,8 @@ from featprobe import backbones, splitting
 from featprobe.config import FinetuneConfig
 from featprobe.errors import DataError
 from featprobe.heads import HEADS_NUMERICS, Progress, TrainingRecipe
-from featprobe.records import IntArray, Predictions, Preprocessing, Recipe, RunKey
+from featprobe.imaging import Intensity, parse_intensity
+from featprobe.records import IntArray, Predictions, Preprocessing, Recipe, RunKey, Samples
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
     Question,
@@ -23,6 +24,7 @@ from featprobe.stages.evaluation import (
     identity,
     judged,
     question,
+    seeds,
     with_fold,
 )
 from featprobe.stages.extract import load_backbone, recipe_for, resolved_rule
@@ -71,23 +73,33 @@ def finetune(config: FinetuneConfig) -> Summary:
     ProbeError (training that fails), OutputError.
     """
     need_writable(config.out)
+    intensity = parse_intensity(config.intensity)
     runs = backbone_runs(config)
     for run in runs:
         backbones.resolve(run.backbone)
     sources = open_sources(config, config.workers)
+    for source in sources:
+        _need_classes(source)
+        # The gate needs no pixels for most leaks: such a data set is refused before it is decoded.
+        question(source.name, source.samples, config)
     device = pick_device(config.device)
     keep_freed_memory(device)
     folder = ResultsFolder(config.out)
     computed = reused = 0
     for source in sources:
-        subject = _subject(source, config)
-        for run in runs:
-            for unit in _units(config, subject, run):
-                if folder.has(unit.hash):
-                    reused += 1
-                    continue
-                _train(config, folder, subject, unit, device)
-                computed += 1
+        shelf, samples = _decoded(source, config, intensity)
+        for seed in seeds(config):
+            own = dataclasses.replace(config, seed=seed)
+            subject = _subject(source, shelf, samples, own)
+            if seed == config.seed:
+                announce(subject.question)
+            for run in runs:
+                for unit in _units(own, subject, run):
+                    if folder.has(unit.hash):
+                        reused += 1
+                        continue
+                    _train(own, folder, subject, unit, device)
+                    computed += 1
     folder.record_run(finetune=describe_run(config, "finetune"))
     print(
         f"finetune: {computed} computed, {reused} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
@@ -95,13 +107,20 @@ def finetune(config: FinetuneConfig) -> Summary:
     return Summary(computed, reused, (config.out / "results.csv",))
 
 
-def _subject(source: Source, config: FinetuneConfig) -> Subject:
-    """Gate and folds over the readable images: those that the cache would hold."""
+def _need_classes(source: Source) -> None:
+    if source.samples.task in {"multilabel", "continuous"}:
+        raise DataError(
+            f"the target of {source.name!r} is {source.samples.task}",
+            "fine-tuning learns classes and ordered classes so far",
+            "type featprobe extract and featprobe probe, which learn it from the frozen backbone",
+        )
+
+
+def _decoded(source: Source, config: FinetuneConfig, intensity: Intensity) -> tuple[ImageShelf, Samples]:
+    """The images at hand, and the samples of those that can be read, their copies found."""
     from featprobe.stages.images import ImageShelf
 
-    # The gate needs no pixels: a data set that leaks is refused before it is decoded.
-    question(source.name, source.samples, config)
-    shelf = ImageShelf(source.dataset, workers=config.workers)
+    shelf = ImageShelf(source.dataset, intensity=intensity, workers=config.workers)
     if not len(shelf.rows):
         raise DataError(
             f"no image of {source.name!r} can be read",
@@ -112,8 +131,12 @@ def _subject(source: Source, config: FinetuneConfig) -> Subject:
         print(f"{source.name}: WARNING: left out, unreadable: {source.samples.path[row]}: {reason}")
     if len(shelf.faults) > 10:
         print(f"{source.name}: WARNING: and {len(shelf.faults) - 10} more unreadable images left out")
-    asked = question(source.name, source.samples.take(shelf.rows), config)
-    announce(asked)
+    return shelf, splitting.with_twins(shelf.printed(source.samples))
+
+
+def _subject(source: Source, shelf: ImageShelf, samples: Samples, config: FinetuneConfig) -> Subject:
+    """Gate and folds over the readable images: those that the cache would hold."""
+    asked = question(source.name, samples, config)
     positions = {str(name): row for row, name in enumerate(source.samples.id)}
     rows = np.array([positions[str(name)] for name in asked.samples.id], dtype=np.int64)
     return Subject(source, shelf, asked, rows)

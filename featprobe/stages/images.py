@@ -12,8 +12,9 @@ import torch
 from tqdm import tqdm
 
 from featprobe.datasets import UnreadableImageError
+from featprobe.imaging import AUTO, Intensity, Print, Raster, print_of
 from featprobe.loading import augment, preprocess
-from featprobe.records import IntArray, Preprocessing
+from featprobe.records import IntArray, Preprocessing, Samples, texts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,42 +26,65 @@ MEMORY: Final = 4 * 2**30
 class ImageShelf:
     """The readable images of one data set. `rows`: int64 [M], their rows; `faults`: (row, reason) of the others."""
 
-    def __init__(self, dataset: Any, *, workers: int | None = None, memory: int = MEMORY) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        intensity: Intensity = AUTO,
+        workers: int | None = None,
+        memory: int = MEMORY,
+    ) -> None:
         self._dataset = dataset
+        self._intensity = intensity
         self._kept: dict[int, Image] = {}
         self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
         self.faults: list[tuple[int, str]] = []
         left = memory
         rows = range(len(dataset.samples))
-        good = []
-        for row, image in zip(
+        good: list[int] = []
+        self._prints: list[Print] = []
+        for row, found in zip(
             rows,
             tqdm(self._pool.map(self._try, rows), total=len(rows), unit="img", desc="decode", disable=None),
             strict=True,
         ):
-            if isinstance(image, str):
-                self.faults.append((row, image))
+            if isinstance(found, str):
+                self.faults.append((row, found))
                 continue
+            image, look = found
             good.append(row)
+            self._prints.append(look)
             size = image.width * image.height * 3
             if size <= left:
                 self._kept[row] = image
                 left -= size
         self.rows: IntArray = np.array(good, dtype=np.int64)
 
-    def _try(self, row: int) -> Image | str:
-        try:
-            return self._decode(row)
-        except (UnreadableImageError, OSError) as error:
-            return str(error)
+    def printed(self, samples: Samples) -> Samples:
+        """The readable ones of the data set's `samples` with what the leak gate needs of their pixels."""
+        thumbnails = [look.thumbnail for look in self._prints]
+        return samples.take(self.rows).replace(
+            pixel_sha256=texts([look.pixel_sha256 for look in self._prints]),
+            phash=texts([look.phash for look in self._prints]),
+            thumbnail=np.array(thumbnails, dtype=np.uint8).reshape(len(thumbnails), -1),
+        )
 
-    def _decode(self, row: int) -> Image:
-        image: Image = self._dataset.decode(self._dataset.read(row))
-        return image
+    def _try(self, row: int) -> tuple[Image, Print] | str:
+        try:
+            raster = self._raster(row)
+        except (UnreadableImageError, OSError) as error:
+            return error.strerror or str(error)
+        presented = raster.rgb(AUTO)
+        image = presented if self._intensity == AUTO else raster.rgb(self._intensity)
+        return image, print_of(presented)
+
+    def _raster(self, row: int) -> Raster:
+        raster: Raster = self._dataset.decode(self._dataset.read(row))
+        return raster
 
     def tensor(self, row: int, rule: Preprocessing, seed: int | None, *, flip: bool) -> torch.Tensor:
         """float32 [3, H, W] of one image; augmented by a generator of (seed, row) unless `seed` is None."""
-        image = self._kept.get(row) or self._decode(row)
+        image = self._kept.get(row) or self._raster(row).rgb(self._intensity)
         if seed is None:
             return preprocess(image, rule)
         mixed = int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from featprobe.cache import Cache
 from featprobe.config import CompareConfig
 from featprobe.errors import MissingExtraError, ResultsError
-from featprobe.records import EmbeddingMap, EmbeddingTable
+from featprobe.records import EmbeddingMap, EmbeddingTable, IntArray, Samples
 
 MAP_ROWS: Final = 5000
 """Points of an embedding map at most: more of them hide each other and swell the file."""
@@ -23,7 +24,7 @@ def embedding_maps(config: CompareConfig, estimates: pd.DataFrame) -> list[Embed
     wanted = {(row.fingerprint, row.pooling) for row in estimates[estimates["mode"] == "frozen"].itertuples()}
     cache = Cache(config.cache)
     return [
-        _map(cache.read(entry.path, pooling), config)
+        _map(cache.read(entry.path, pooling, thumbnails=False), config)
         for entry in (cache.current() if config.cache.is_dir() else [])
         for pooling in entry.poolings
         if (entry.recipe.fingerprint, pooling) in wanted
@@ -36,14 +37,29 @@ def _map(table: EmbeddingTable, config: CompareConfig) -> EmbeddingMap:
         rows = np.sort(np.random.default_rng(config.seed).choice(rows, MAP_ROWS, replace=False))
     X = np.asarray(table.embeddings, dtype=np.float64)[rows]
     xy, method = _pca(X) if config.map == "pca" else _umap(X, config.seed)
+    label, names = _colours(table.samples)
     return EmbeddingMap(
         dataset=table.dataset,
         title=f"{table.recipe.backbone} ({table.weights_label}), {table.pooling}",
         method=method,
         xy=xy,
-        label=table.samples.label[rows],
-        label_names=table.samples.label_names,
+        label=label[rows],
+        label_names=names,
     )
+
+
+def _colours(samples: Samples) -> tuple[IntArray, tuple[str, ...]]:
+    """(index, names) by which points are coloured: the class; how many labels hold; a fifth of the range."""
+    if samples.task == "multilabel":
+        held = np.minimum((samples.label == 1).sum(axis=1), 3)
+        return np.where(samples.labelled, held, -1), ("no label", "1 label", "2 labels", "3 or more")
+    if samples.task != "continuous":
+        return samples.label, samples.label_names
+    known = samples.label[samples.labelled]
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, 6)))
+    bins = np.clip(np.searchsorted(edges, samples.label, side="right") - 1, 0, max(len(edges) - 2, 0))
+    names = tuple(f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges))
+    return np.where(samples.labelled, bins, -1), names or (f"{edges[0]:.3g}",)
 
 
 def _pca(X: Any) -> tuple[Any, str]:

@@ -103,7 +103,15 @@ def _append(
         ids = job.source.samples.id[batch.rows].tolist()
         need_finite(table, ids, backbone=job.run.backbone, precision=config.precision, storage=config.storage)
         embeddings[pooling] = table
-    writer.append(batch.rows, embeddings, batch.pixel_sha256, batch.phash, batch.quarantined, consumed)
+    writer.append(
+        batch.rows,
+        embeddings,
+        batch.pixel_sha256,
+        batch.phash,
+        batch.thumbnail,
+        batch.quarantined,
+        consumed,
+    )
 
 
 def _report_quarantine(cache: Cache, name: str, path: Path) -> None:
@@ -133,7 +141,7 @@ def recheck_versions(
     cache: Cache, job: Job, device: torch.device, recorded: Mapping[str, str], now: Mapping[str, str]
 ) -> None:
     """Compute 16 rows again under the versions of `now`; CacheError where they differ from the cached ones."""
-    table = cache.read(job.path, job.poolings[0])
+    table = cache.read(job.path, job.poolings[0], thumbnails=False)
     positions = {str(name): row for row, name in enumerate(job.source.samples.id)}
     readable = np.array([positions[str(name)] for name in table.samples.id], dtype=np.int64)
     outcome = recheck(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import joblib
 import numpy as np
 from tqdm import tqdm
 
-from featprobe import probes, splitting
-from featprobe.cache import Cache, CacheEntry
+from featprobe import cases, probes, splitting
+from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
-from featprobe.errors import CacheError, listed, nearest
-from featprobe.records import AnyArray, FloatArray, Predictions, RunKey, Samples
+from featprobe.errors import ConfigError, ProbeError
+from featprobe.records import AnyArray, FloatArray, IntArray, Predictions, RunKey, Samples
 from featprobe.registry import PROBES
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
@@ -26,28 +25,26 @@ from featprobe.stages.evaluation import (
     identity,
     judged,
     question,
+    seeds,
     with_fold,
 )
 from featprobe.stages.machine import need_writable
 from featprobe.stages.summary import Summary
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """One pooling of one cache file; its embeddings are read when a probe needs them, one table at a time."""
-
-    entry: CacheEntry
-    pooling: str
-    samples: Samples
+from featprobe.stages.tables import Material, Table, materials
+from featprobe.stages.views import View, views
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """One probe on one embedding table, over all folds: what is stored, and reused, as a whole."""
+    """One probe on one view of one embedding table, over all folds: what is stored, and reused, as a whole.
+
+    `rows`: where the rows of the question stand in the table.
+    """
 
     subject: Question
+    view: View
     table: Table
-    probe: str
+    rows: IntArray
     key: RunKey
     hash: str
 
@@ -70,16 +67,17 @@ def probe(config: ProbeConfig) -> Summary:
     """
     for name in config.probe:
         PROBES.get(name)
+    if config.shots and config.fraction != (1.0,):
+        raise ConfigError(
+            "--shots and --fraction are both given",
+            "both say how much is learnt from",
+            "leave one of them out",
+        )
     cache = Cache(config.cache)
-    tables = _tables(cache, config)
+    chosen = materials(cache, config)
     need_writable(config.out)
     folder = ResultsFolder(config.out)
-    units = [
-        _unit(config, subject, table, name)
-        for subject, members in _questions(config, tables)
-        for table in members
-        for name in config.probe
-    ]
+    units = [unit for material in chosen for unit in _units(config, material)]
     todo = [unit for unit in units if not folder.has(unit.hash)]
     _fit_all(cache, config, folder, todo)
     folder.record_run(probe=describe_run(config, "probe"))
@@ -89,127 +87,86 @@ def probe(config: ProbeConfig) -> Summary:
     return Summary(len(todo), len(units) - len(todo), (config.out / "results.csv",))
 
 
-def _tables(cache: Cache, config: ProbeConfig) -> list[Table]:
-    entries = _selected(cache, config)
-    tables = []
-    for entry in entries:
-        samples = cache.read_samples(entry.path)
-        poolings = [pooling for pooling in entry.poolings if not config.pooling or pooling in config.pooling]
-        tables += [Table(entry, pooling, samples) for pooling in poolings]
-    if not tables:
-        there = sorted({pooling for entry in entries for pooling in entry.poolings})
-        raise CacheError(
-            f"no embedding in {config.cache} has the pooling {' or '.join(config.pooling)}",
-            f"there are: {', '.join(there)}",
-            "type featprobe cache ls",
-        )
-    return tables
+def _units(config: ProbeConfig, material: Material) -> Iterator[Unit]:
+    """Everything that is asked of one data set: seeds x views x tables x amounts of training data x probes."""
+    names = _probes(config, material)
+    amounts = [(1.0, shots) for shots in config.shots] or [(fraction, 0) for fraction in config.fraction]
+    positions = {str(name): row for row, name in enumerate(material.samples.id)}
+    for seed in seeds(config):
+        subject = question(material.name, material.samples, dataclasses.replace(config, seed=seed))
+        if seed == config.seed:
+            announce(subject)
+        rows = np.array([positions[str(name)] for name in subject.samples.id], dtype=np.int64)
+        found = views(subject, config)
+        if seed == config.seed:
+            for note in dict.fromkeys(note for view in found for note in view.notes):
+                print(f"{material.name}: {note}")
+        for view in found:
+            for table in material.tables:
+                for fraction, shots in amounts:
+                    for name in names:
+                        key = _key(subject, view, table, name, seed)
+                        key = dataclasses.replace(key, fraction=fraction, shots=shots)
+                        yield Unit(subject, view, table, rows, key, _hash(config, subject, view, table, key))
 
 
-def _selected(cache: Cache, config: ProbeConfig) -> list[CacheEntry]:
-    every = cache.current()
-    names = {
-        "data set": sorted({entry.dataset for entry in every}),
-        "backbone": sorted({entry.recipe.backbone for entry in every}),
-    }
-    for kind, wanted in (("data set", config.data), ("backbone", config.backbone)):
-        for name in wanted:
-            if name not in names[kind]:
-                raise CacheError(
-                    f"the cache {config.cache} holds no {kind} {name!r}",
-                    nearest(name, names[kind]) or f"it holds: {listed(names[kind]) or 'nothing'}",
-                    "type featprobe cache ls, or featprobe extract to add it",
-                )
-    chosen = [
-        entry
-        for entry in every
-        if (not config.data or entry.dataset in config.data)
-        and (not config.backbone or entry.recipe.backbone in config.backbone)
-    ]
-    unfinished = [part for name in config.data or (None,) for part in cache.parts(name)]
-    if unfinished:
-        raise CacheError(
-            f"an extraction is unfinished: {unfinished[0]}",
-            f"{len(unfinished)} .part files lie in {config.cache}",
-            "type the featprobe extract command again to finish it, or featprobe cache gc to give it up",
-        )
-    if not chosen:
-        raise CacheError(
-            f"the cache {config.cache} holds no embeddings",
+def _probes(config: ProbeConfig, material: Material) -> tuple[str, ...]:
+    """The probes that fit the data set's target; ProbeError where none of those named does."""
+    task = material.samples.task
+    if not config.probe:
+        return probes.probes_for(task)
+    fitting = tuple(name for name in config.probe if task in PROBES.get(name).tasks)
+    if not fitting:
+        raise ProbeError(
+            f"{' and '.join(config.probe)} can't learn the target of {material.name!r}, which is {task}",
             "",
-            f"type featprobe extract --cache {config.cache}",
+            f"type --probe {' '.join(probes.probes_for(task))}",
         )
-    return chosen
+    return fitting
 
 
-def _questions(config: ProbeConfig, tables: Sequence[Table]) -> list[tuple[Question, list[Table]]]:
-    """Per data set: the gate and the folds, made once for all its tables, which must hold the same images."""
-    found = []
-    for name in dict.fromkeys(table.entry.dataset for table in tables):
-        members = [table for table in tables if table.entry.dataset == name]
-        for other in members[1:]:
-            _need_same(members[0], other)
-        subject = question(name, members[0].samples, config)
-        announce(subject)
-        found.append((subject, members))
-    return found
-
-
-def _need_same(first: Table, other: Table) -> None:
-    def told(samples: Samples) -> list[list[Any]]:
-        return [
-            samples.id.tolist(),
-            samples.label.tolist(),
-            list(samples.label_names),
-            samples.group.tolist(),
-            samples.split.tolist(),
-        ]
-
-    if told(first.samples) != told(other.samples):
-        raise CacheError(
-            f"{first.entry.recipe.backbone} and {other.entry.recipe.backbone} were extracted from different states of the data set {first.entry.dataset!r}",
-            f"{len(first.samples)} against {len(other.samples)} images, or other labels, groups or splits",
-            "type featprobe extract for both again: what is cached is only refreshed",
-        )
-
-
-def _unit(config: ProbeConfig, subject: Question, table: Table, name: str) -> Unit:
+def _key(subject: Question, view: View, table: Table, name: str, seed: int) -> RunKey:
     layer, _, pooling = table.pooling.rpartition("/")
-    recipe = table.entry.recipe
-    key = RunKey(
+    return RunKey(
         dataset=subject.name,
-        backbone=recipe.backbone,
-        weights=table.entry.weights_label,
+        backbone=table.recipe.backbone,
+        weights=table.weights_label,
         mode="frozen",
         pooling=pooling,
         layer=layer,
-        preprocessing=recipe.preprocessing.label,
+        inputs=view.inputs,
+        fusion=view.fusion,
+        level=view.level,
+        preprocessing=table.recipe.preprocessing.label,
         probe=name,
-        seed=config.seed,
-        fingerprint=recipe.fingerprint,
+        seed=seed,
+        fingerprint=table.fingerprint,
     )
-    unit = subject.unit(recipe.fingerprint, stage="probe", pooling=pooling, layer=layer, probe=name)
-    return Unit(subject, table, name, key, unit)
+
+
+def _hash(config: ProbeConfig, subject: Question, view: View, table: Table, key: RunKey) -> str:
+    what = {name: getattr(key, name) for name in ("pooling", "layer", "probe", "fraction", "shots")}
+    looked = {"level": view.level, "inputs": view.inputs, "fusion": view.fusion, "missing": config.missing}
+    return subject.unit(table.fingerprint, stage="probe", **what, **looked)
 
 
 def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Sequence[Unit]) -> None:
     """Every (unit, fold) in parallel with one BLAS thread each; a unit is stored as soon as its folds are done."""
-    tasks = [(unit, number) for unit in units for number in range(len(unit.subject.plan.folds))]
+    # Tables are large: all that is asked of one is done before the next is read.
+    order = {id(unit.table): number for number, unit in enumerate(reversed(units))}
+    units = sorted(units, key=lambda unit: -order[id(unit.table)])
+    tasks = [(unit, number) for unit in units for number in range(len(unit.view.folds))]
     jobs = min(config.jobs or joblib.cpu_count(), max(1, len(tasks)))
     if not tasks:
         return
 
     @functools.lru_cache(maxsize=1)
-    def embeddings(path: Path, pooling: str) -> AnyArray:
-        return np.asarray(cache.read(path, pooling).embeddings)
+    def embeddings(table: Table) -> AnyArray:
+        return table.read(cache)
 
     with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
-            joblib.delayed(_fit_fold)(
-                *_fold_arrays(
-                    unit, number, embeddings(unit.table.entry.path, unit.table.pooling), config.seed
-                )
-            )
+            joblib.delayed(_fit_fold)(*_fold_arrays(unit, number, embeddings(unit.table)))
             for unit, number in tasks
         )
         done: dict[str, list[Outcome]] = {}
@@ -217,32 +174,41 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
             tasks, tqdm(stream, total=len(tasks), unit="fit", desc="probe", disable=None), strict=True
         ):
             done.setdefault(unit.hash, []).append(outcome)
-            if len(done[unit.hash]) == len(unit.subject.plan.folds):
+            if len(done[unit.hash]) == len(unit.view.folds):
                 _store(config, folder, unit, done.pop(unit.hash))
 
 
-def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray, seed: int) -> tuple[Any, ...]:
+def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray) -> tuple[Any, ...]:
     """Plain arrays of one fold: X and y to learn from, selection and calibration parts, X to be judged on."""
-    subject = unit.subject
-    fold = subject.plan.folds[number]
-    samples = subject.samples
-    positions = {str(name): row for row, name in enumerate(unit.table.samples.id)}
-    rows = np.array([positions[str(name)] for name in samples.id], dtype=np.int64)
-    learn = np.concatenate([fold.train, fold.val])
-    calibration = splitting.inner_folds(samples, learn, folds=5, seed=seed)
-    on_val = [(np.arange(len(fold.train)), np.arange(len(fold.train), len(learn)))]
-    selection = on_val if len(fold.val) else calibration
-    X = embeddings[rows].astype(np.float64)
+    view, key = unit.view, unit.key
+    fold, samples = view.folds[number], view.samples
+    amount: dict[str, Any] = {"fraction": key.fraction, "shots": key.shots, "seed": key.seed}
+    learn = splitting.subset(samples, np.concatenate([fold.train, fold.val]), **amount)
+    held = np.isin(learn, fold.val)
+    whole = key.fraction == 1 and not key.shots
+    X = view.features(np.asarray(embeddings[unit.rows], dtype=np.float64), unit.subject.samples.modality)
+    X = cases.fill_missing(X, learn)
+    calibration = splitting.inner_folds(samples, learn, folds=5, seed=key.seed)
+    # A few shots may leave next to nothing of the validation part: C is then chosen by inner folds.
+    on_val = held.any() and (whole or _as_many_classes(samples, learn, learn[held]))
     return (
-        unit.probe,
+        key.probe,
         X[learn],
         samples.label[learn],
         X[fold.test],
         len(samples.label_names),
-        selection,
+        samples.task,
+        [(np.flatnonzero(~held), np.flatnonzero(held))] if on_val else calibration,
         calibration,
-        seed,
+        key.seed,
     )
+
+
+def _as_many_classes(samples: Samples, whole: IntArray, part: IntArray) -> bool:
+    """Whether every target of `whole` is met in `part` too, and not all of `whole` is in it."""
+    texts = samples.label_texts()
+    several = len(part) < len(whole)
+    return several and set(texts[whole].tolist()) <= set(texts[part].tolist())
 
 
 def _fit_fold(
@@ -251,22 +217,30 @@ def _fit_fold(
     y: Any,
     X_test: FloatArray,
     n_classes: int,
+    task: str,
     selection: Any,
     calibration: Any,
     seed: int,
 ) -> Outcome:
     fitted = probes.fit_probe(
-        name, X, y, n_classes=n_classes, selection=selection, calibration=calibration, seed=seed
+        name,
+        X,
+        y,
+        n_classes=n_classes,
+        selection=selection,
+        calibration=calibration,
+        seed=seed,
+        task=task,
     )
     return Outcome(fitted.predict_proba(X_test), len(X), dict(fitted.chosen), tuple(fitted.notes))
 
 
 def _store(config: ProbeConfig, folder: ResultsFolder, unit: Unit, outcomes: Sequence[Outcome]) -> None:
-    folds = unit.subject.plan.folds
+    folds = unit.view.folds
     predictions = [
         Predictions(
             with_fold(unit.key, fold.name),
-            unit.subject.samples.take(fold.test),
+            unit.view.samples.take(fold.test),
             outcome.y_score,
             outcome.n_train,
         )
@@ -278,17 +252,18 @@ def _store(config: ProbeConfig, folder: ResultsFolder, unit: Unit, outcomes: Seq
         for note in outcome.notes
     ]
     for note in notes:
-        print(f"{unit.key.dataset} · {unit.key.backbone} · {unit.probe}: {note}")
+        print(f"{unit.key.dataset} · {unit.key.backbone} · {unit.key.probe}: {note}")
+    about = [*unit.subject.notes, *unit.view.notes]
     folder.add(
         unit.hash,
         predictions,
-        judged(predictions, config),
+        judged(predictions, dataclasses.replace(config, seed=unit.key.seed)),
         {
             "key": unit.key.to_dict(),
-            "identity": identity(unit.key, unit.table.entry.recipe),
+            "identity": identity(unit.key, unit.table.recipe),
             "scheme": unit.subject.plan.scheme,
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
-            "dataset_notes": list(unit.subject.notes),
-            "notes": [*unit.subject.notes, *notes],
+            "dataset_notes": about,
+            "notes": [*about, *notes],
         },
     )

@@ -117,7 +117,7 @@ def recheck_entry(
             f"SHA-256 {model.weights_sha256[:12]} against {entry.recipe.weights[:12]}",
             f"type --weights {entry.recipe.backbone}=FILE with the file that was used",
         )
-    table = store.read(entry.path, pooling)
+    table = store.read(entry.path, pooling, thumbnails=False)
     by_hash = {
         str(value): row
         for row, value in reversed(list(enumerate(hash_images(dataset, workers=2, progress=False))))

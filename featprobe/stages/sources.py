@@ -41,14 +41,10 @@ class BackboneRun:
 
 def dataset_options(config: DataOptions) -> DatasetOptions:
     """The reading options of a configuration, as the datasets room wants them."""
-    return DatasetOptions(
-        path_column=config.path_column,
-        label_column="none" if config.label == "none" else config.label_column,
-        group_column=config.group_column,
-        split_column=config.split_column,
-        group_regex=config.group_regex,
-        keep_column=config.keep_column,
-    )
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(DatasetOptions)}
+    if config.label == "none":
+        values["label_column"] = ("none",)
+    return DatasetOptions(**values)
 
 
 def open_sources(config: DataOptions, workers: int | None = None) -> list[Source]:

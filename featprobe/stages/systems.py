@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import pandas as pd
 
@@ -54,13 +55,17 @@ def _name(row: pd.Series, extra: list[str]) -> str:
     for column in extra:
         value = row[column]
         if value not in {"", "featprobe"}:
-            words.append(
-                {
-                    "fraction": f"{value:.0%} of labels",
-                    "shots": f"{value} shots",
-                    "seed": f"seed {value}",
-                }.get(column, str(value))
-                if column in {"fraction", "shots", "seed"}
-                else str(value)
-            )
+            words.append(_WORDS.get(column, str)(value))
     return " · ".join(words)
+
+
+_WORDS: Final[dict[str, Callable[[Any], str]]] = {
+    "fraction": lambda value: f"{value:.0%} of labels" if value >= 0.01 else f"{value:.2%} of labels",
+    "shots": lambda value: f"{value} shots" if value else "all shots",
+    "seed": lambda value: f"seed {value}",
+    "fusion": lambda value: (
+        f"side by side ({value.removeprefix('concat-')})"
+        if value.startswith("concat-")
+        else f"{value} of case"
+    ),
+}

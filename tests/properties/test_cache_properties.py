@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from featprobe.cache import Cache, verify
 from featprobe.errors import CacheError
-from featprobe.records import Preprocessing, Recipe, Samples, images_sha256, texts
+from featprobe.imaging import THUMBNAIL_SIDE
+from featprobe.records import TASKS, AnyArray, Preprocessing, Recipe, Samples, images_sha256, texts
 
 FEW = settings(max_examples=15, deadline=None)
 RULE = Preprocessing((224, 224), "crop", 256, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
@@ -65,10 +66,15 @@ def append(writer: Any, bad: frozenset[int], count: int) -> None:
         rows,
         {"cls": rows[:, None] + np.full(5, start / 7), "mean": rows[:, None] - np.full(3, until / 3)},
         texts([f"{row:064x}" for row in rows]),
-        texts([f"{row:016x}" for row in rows]),
+        texts([f"{row:016x}" if row % 5 else "" for row in rows]),
+        thumbnails_of(rows),
         [(row, f"why {row} ü") for row in range(start, until) if row in bad],
         until,
     )
+
+
+def thumbnails_of(rows: AnyArray) -> Any:
+    return ((rows[:, None] * 7 + np.arange(THUMBNAIL_SIDE**2)) % 251).astype(np.uint8)
 
 
 def write(root: Path, samples: Samples, batch_size: int = 4, bad: frozenset[int] = frozenset()) -> Path:
@@ -207,6 +213,55 @@ def test_text_of_any_script_survives(ids: list[str], names: list[str], columns: 
         assert verify(path) == []
 
 
+@st.composite
+def targets(draw: st.DrawFn, count: int) -> Samples:
+    """Labels of any task, missing ones, numbers of any kind and no labels at all among them."""
+    task = draw(st.sampled_from(TASKS))
+    names = tuple(draw(st.lists(TEXT, min_size=task == "continuous", max_size=3, unique=True)))
+    names = names[:1] if task == "continuous" else names
+    one: st.SearchStrategy[Any] = st.integers(-1, len(names) - 1)
+    if task == "multilabel":
+        one = st.lists(st.integers(-1, 1), min_size=len(names), max_size=len(names))
+    elif task == "continuous":
+        one = st.floats()
+    label = draw(st.lists(one, min_size=count, max_size=count))
+    array = np.array(label, dtype=np.float64 if task == "continuous" else np.int64)
+    array = array.reshape((count, len(names)) if task == "multilabel" else count)
+    return samples_of(count).replace(task=task, label=array, label_names=names)
+
+
+@FEW
+@given(
+    st.integers(1, 8).flatmap(lambda count: st.tuples(targets(count), targets(count))),
+    st.frozensets(st.integers(1, 7), max_size=3),
+)
+@example(
+    (
+        samples_of(2, label=[np.nan, -0.0], label_names=("age",), task="continuous"),
+        samples_of(2, label=[[], []], label_names=(), task="multilabel"),
+    ),
+    frozenset({1}),
+)
+def test_targets_and_thumbnails_survive_writing_and_refreshing(
+    manifests: tuple[Samples, Samples], bad: frozenset[int]
+) -> None:
+    kept = np.array([row for row in range(len(manifests[0])) if row not in bad])
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(Path(folder))
+        path = write(cache.root, manifests[0], 3, bad)
+        for samples in manifests:
+            cache.refresh(path, samples)
+            assert cache.refresh(path, samples) is False
+            read, expected = cache.read(path, "cls").samples, samples.take(kept)
+            assert (read.task, read.label_names) == (expected.task, expected.label_names)
+            assert (read.label.dtype, read.label.shape) == (expected.label.dtype, expected.label.shape)
+            assert read.label.tobytes() == expected.label.tobytes()
+            assert np.array_equal(read.thumbnail, thumbnails_of(kept))
+            assert read.phash.tolist() == [f"{row:016x}" if row % 5 else "" for row in kept.tolist()]
+            assert set(read.twin.tolist()) == {""}
+            assert verify(path) == []
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("sound"), samples_of(600), 50, frozenset({5}))
@@ -220,6 +275,8 @@ def test_a_flipped_byte_is_found_wherever_it_stands(sound: Path) -> None:
     offsets = [*range(0, 512, 37), *range(512, 1500, 61), *rng.integers(0, len(content), 100).tolist()]
     with h5py.File(sound) as file:
         chunk = file["embeddings/cls"].id.get_chunk_info(1).byte_offset
+        label, thumbnail = (file[f"samples/{name}"].id.get_offset() for name in ("label", "thumbnail"))
+    offsets += [label + 8, thumbnail, thumbnail + 300_000]
     offsets += [chunk, chunk + 1000, content.index(b"image 17"), content.index(b'"backbone"')]
     try:
         for offset in offsets:

@@ -74,7 +74,7 @@ def test_a_flat_folder_can_be_extracted_without_labels(tmp_path: Path) -> None:
         (["train/x/a.png", "test/y/b.png", "masks/m.png"], "test, train are split folders but masks are not"),
         (["images/x/a.png", "images/y/b.png"], r"one level down: --data .*/images$"),
         (["images/x/a.png", "labels.csv"], r"use its manifest: --data .*/labels\.csv"),
-        (["x/a.png", "y/b.dcm"], r"y/b\.dcm: DICOM files are not supported yet"),
+        (["x/a.png", "y/b.nrrd"], r"y/b\.nrrd: NRRD volumes are not supported"),
     ],
 )
 def test_a_bad_folder_is_refused_with_what_is_known(names: list[str], words: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from featprobe.datasets import DatasetOptions, open_dataset
-from featprobe.errors import DataError
+from featprobe.errors import ConfigError, DataError
 
 
 def write(path: Path, shape: tuple[int, ...] = (28, 28), classes: int = 2, **changes: Any) -> str:
@@ -32,7 +33,7 @@ def test_rows_are_train_val_test_with_the_pixels_of_the_file(shape: tuple[int, .
     with np.load(spec) as archive:
         pixels = archive["val_images"][1]
     expected = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    assert np.array_equal(np.asarray(data.decode(data.read(6))), expected)
+    assert np.array_equal(np.asarray(data.decode(data.read(6)).rgb()), expected)
 
 
 def test_classes_of_an_unknown_set_are_called_by_their_numbers(tmp_path: Path) -> None:
@@ -68,8 +69,8 @@ def test_a_name_is_looked_for_where_medmnist_keeps_its_files(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"shape": (28, 28, 28)}, "volumes are not supported yet"),
-        ({"train_labels": np.zeros((5, 14), dtype=np.uint8)}, "14 labels per image"),
+        ({"shape": (28, 28, 28, 28)}, "of shape 28x28x28x28"),
+        ({"train_labels": np.zeros((5, 14), dtype=np.uint8)}, "different numbers of labels"),
         ({"train_images": np.zeros((5, 28, 28), dtype=np.uint16)}, "uint16"),
         ({"train_images": np.zeros((4, 28, 28), dtype=np.uint8)}, "4 images but 5 labels"),
         ({"val_images": np.zeros((3, 20, 28), dtype=np.uint8)}, "different shapes"),
@@ -99,6 +100,101 @@ def test_one_class_is_enough_without_labels(tmp_path: Path) -> None:
     assert open_dataset(spec, DatasetOptions(label_column="none")).samples.label_names == ()
 
 
+def volumes(path: Path, **changes: Any) -> str:
+    """Volumes of 6 x 7 x 8 in which the first and the last slice along every axis are empty."""
+    arrays = {}
+    for number, split in enumerate(("train", "val", "test")):
+        inner = np.random.default_rng(number).integers(1, 200, (4, 4, 5, 6), dtype=np.uint8)
+        arrays[f"{split}_images"] = np.pad(inner, ((0, 0), (1, 1), (1, 1), (1, 1)))
+    return write(
+        path,
+        **{
+            **arrays,
+            **{f"{split}_labels": np.arange(4, dtype=np.uint8) % 2 for split in ("train", "val", "test")},
+            **changes,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("axis", "count", "letter"), [("axial", 4, "z"), ("coronal", 5, "y"), ("sagittal", 6, "x")]
+)
+def test_every_slice_of_a_volume_is_a_row_of_its_case(
+    axis: str, count: int, letter: str, tmp_path: Path
+) -> None:
+    spec = volumes(tmp_path / "nodulemnist3d.npz")
+    data = open_dataset(spec, DatasetOptions(axis=axis))
+    samples = data.samples
+    assert len(samples) == 12 * count
+    assert samples.id[:2].tolist() == [f"train-000000#{letter}001", f"train-000000#{letter}002"]
+    assert samples.path[0] == f"nodulemnist3d.npz/train_images/0#{letter}001"
+    assert samples.case[: count + 1].tolist() == ["train-000000"] * count + ["train-000001"]
+    assert samples.group.tolist() == samples.case.tolist()
+    assert samples.label[: count + 1].tolist() == [0] * count + [1]
+    assert samples.split[4 * count] == "val"
+    assert samples.label_names == ("benign", "malignant")
+    with np.load(spec) as archive:
+        volume = archive["val_images"][2]
+    row = samples.id.tolist().index(f"val-000002#{letter}003")
+    raster = data.decode(data.read(row))
+    expected = np.moveaxis(volume, ("axial", "coronal", "sagittal").index(axis), 0)[3]
+    assert np.array_equal(raster.values, expected)
+    assert np.array_equal(np.asarray(raster.rgb())[..., 0], expected)
+    assert raster.reference is not None
+    assert raster.reference.mean == pytest.approx(volume.mean())
+    assert any(f"{12 * 2} slices of one grey level are left out" in note for note in data.notes)
+    copy = pickle.loads(pickle.dumps(data))  # noqa: S301 - what this test itself has pickled
+    assert copy.read(row) == data.read(row)
+
+
+def test_slices_are_chosen_as_the_rule_says(tmp_path: Path) -> None:
+    spec = volumes(tmp_path / "organmnist3d.npz")
+    data = open_dataset(spec, DatasetOptions(slices="central:2"))
+    assert [name[-4:] for name in data.samples.id[:3]] == ["z002", "z003", "z002"]
+    with pytest.raises(ConfigError, match="no view of a volume; did you mean axial"):
+        open_dataset(spec, DatasetOptions(axis="axail"))
+    empty = np.zeros((4, 6, 7, 8), np.uint8)
+    kept = open_dataset(volumes(tmp_path / "a.npz", val_images=empty))
+    assert any("4 volumes have no slice left" in note for note in kept.notes)
+    assert set(kept.samples.split.tolist()) == {"train", "test"}
+    images = {f"{split}_images": empty for split in ("train", "val", "test")}
+    with pytest.raises(DataError, match="no slice with more than one grey level"):
+        open_dataset(volumes(tmp_path / "b.npz", **images))
+
+
+def several(seed: int, count: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 2, (count, 14)).astype(np.uint8)
+
+
+def test_several_labels_per_image_are_a_multilabel_target(tmp_path: Path) -> None:
+    labels = {"train_labels": several(0, 5), "val_labels": several(1, 3), "test_labels": several(2, 4)}
+    spec = write(tmp_path / "chestmnist_64.npz", **labels)
+    samples = open_dataset(spec).samples
+    assert (samples.task, samples.label.shape) == ("multilabel", (12, 14))
+    assert samples.label_names[:3] == ("atelectasis", "cardiomegaly", "effusion")
+    assert np.array_equal(samples.label, np.concatenate(list(labels.values())))
+    assert open_dataset(spec, DatasetOptions(label_column=("none",))).samples.label_names == ()
+    with pytest.raises(ConfigError, match="--target ordinal does not fit"):
+        open_dataset(spec, DatasetOptions(target="ordinal"))
+    cut = {name: label[:, :3] for name, label in labels.items()}
+    assert open_dataset(write(tmp_path / "chestmnist.npz", **cut)).samples.label_names == ("0", "1", "2")
+    never = {name: label * (np.arange(14) != 13).astype(np.uint8) for name, label in labels.items()}
+    with pytest.raises(DataError, match="all without hernia"):
+        open_dataset(write(tmp_path / "chestmnist.npz", **never))
+    wrong = {**labels, "val_labels": labels["val_labels"] * 2}
+    with pytest.raises(DataError, match="neither 0 nor 1"):
+        open_dataset(write(tmp_path / "chestmnist.npz", **wrong))
+
+
+def test_ordered_classes_are_declared(tmp_path: Path) -> None:
+    spec = write(tmp_path / "retinamnist.npz", (28, 28, 3), classes=5)
+    assert open_dataset(spec, DatasetOptions(target="ordinal")).samples.task == "ordinal"
+    assert open_dataset(spec).samples.task == "classes"
+    for options in ({"uncertain": "one"}, {"class_order": ("1", "0")}, {"target": "continuous"}):
+        with pytest.raises(ConfigError, match=r"does not fit retinamnist\.npz"):
+            open_dataset(spec, DatasetOptions(**options))
+
+
 @pytest.mark.shared
 def test_the_shared_set_opens() -> None:
     shared = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "medmnist"
@@ -106,4 +202,4 @@ def test_the_shared_set_opens() -> None:
         pytest.skip("the shared folder of real images is missing")
     data = open_dataset(str(shared / "pneumoniamnist.npz"))
     assert len(data.samples) == 3882 + 524 + 624
-    assert data.decode(data.read(5000)).size == (28, 28)
+    assert data.decode(data.read(5000)).rgb().size == (28, 28)

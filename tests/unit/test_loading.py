@@ -19,6 +19,7 @@ from PIL import Image
 
 from featprobe.datasets import open_dataset
 from featprobe.datasets.base import FileDataset
+from featprobe.datasets.stacks import SliceRule
 from featprobe.errors import ConfigError, DataError
 from featprobe.hashing import hash_images
 from featprobe.loading import Batch, augment, batches, preprocess
@@ -45,7 +46,8 @@ def mixed(tmp_path: Path) -> FileDataset:
     (tmp_path / names[5]).write_bytes((tmp_path / names[5]).read_bytes()[:-200])
     (tmp_path / names[6]).write_text("a text file that is called .png")
     samples = Samples.build(path=names, label=[0, 1] * 5 + [0], label_names=("a", "b"))
-    return FileDataset("mixed", "manifest", samples, (), tmp_path)
+    whole = np.full(len(names), -1, dtype=np.int64)
+    return FileDataset("mixed", "manifest", samples, (), tmp_path, samples.path, whole, SliceRule())
 
 
 def run(dataset: Any, rules: list[Preprocessing], size: int, workers: int = 0) -> list[Batch]:
@@ -168,9 +170,10 @@ def test_only_the_rows_asked_for_are_loaded_in_their_order(mixed: FileDataset) -
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_must_not_be_used_stops_with_its_name(mixed: FileDataset, workers: int) -> None:
     stream = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(stream, "PNG")
+    pages = [Image.fromarray(np.full((8, 8), level, dtype=np.uint8)) for level in (40, 50)]
+    pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:])
     (mixed.root / "04.png").write_bytes(stream.getvalue())
-    with pytest.raises(DataError, match=r"^04\.png: images with more than 8 bits .* export") as caught:
+    with pytest.raises(DataError, match=r"^04\.png: .*pages") as caught:
         run(mixed, [CROP], 2, workers)
     assert "Traceback" not in str(caught.value)
 

@@ -74,7 +74,7 @@ class TestUsersSplit:
 
     def test_a_class_that_is_never_tested_is_noted(self):
         _, planned = plan(samples([0, 1, 0], split=["train", "train", "test"], names=("a", "b")))
-        assert planned.notes == ("no test image has the class 'b'",)
+        assert planned.notes == ("no test image of the class 'b'",)
 
 
 class TestCrossValidation:
@@ -225,7 +225,7 @@ class TestGate:
     def test_resplit_only_warns_of_conflicts(self):
         kept, notes = gate(leaky(), resplit=True)
         assert len(kept) == 9
-        assert notes == ("1 image with two labels (same bytes): the first is i006, i007",)
+        assert notes == ("1 image with two labels: the first is i006, i007",)
 
     def test_undeclared_groups_and_unlabelled_rows_leak_nothing(self):
         made = samples([0, -1, 1], split=["train", "train", "test"], sha256=["1", "2", "2"], names=("a", "b"))

@@ -146,7 +146,7 @@ def test_findings_state_order_best_set_and_contrasts_with_their_sign():
     frames = report_frames(
         {("control", "given"): 0.001, ("given", "trained"): 0.6, ("control", "trained"): 0.01}
     )
-    sentences = findings("d", "accuracy", *frames)
+    sentences = findings("accuracy", *frames)
     assert sentences[0].startswith("Accuracy, highest first: given 0.900 [0.600, 0.950]; trained 0.880")
     assert "given can't be told apart from trained" in sentences[1]
     canary = next(sentence for sentence in sentences if sentence.startswith("Given weights less random"))
@@ -222,7 +222,7 @@ class TestQuestion:
         asked = evaluation.question("d", made.replace(sha256=texts(hashes)), ProbeConfig())
         group = dict(zip(asked.samples.id.tolist(), asked.samples.group.tolist(), strict=True))
         assert group["00.png"] == group["59.png"] == group["58.png"]
-        assert any("byte-for-byte" in note for note in asked.notes)
+        assert any("joined the group of a copy" in note for note in asked.notes)
 
     def test_the_unit_changes_with_everything_that_decides_it(self):
         from featprobe.config import ProbeConfig

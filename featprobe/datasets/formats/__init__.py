@@ -1,0 +1,1 @@
+"""File formats that Pillow does not read, or reads only in part: one file each, heavy packages inside functions."""

@@ -1,0 +1,193 @@
+"""Which embedding tables of the cache are probed: those of one data set side by side, or of one against another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from featprobe import splitting
+from featprobe.cache import Cache, CacheEntry
+from featprobe.config import ProbeConfig
+from featprobe.errors import CacheError, ConfigError, SplitError, listed, nearest
+from featprobe.records import AnyArray, Recipe, Samples, sha256_json
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """One pooling of one cache file, or of two whose rows follow one another; embeddings are read when needed."""
+
+    entries: tuple[CacheEntry, ...]
+    pooling: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The (first) file's."""
+        return self.entries[0].recipe
+
+    @property
+    def weights_label(self) -> str:
+        """The (first) file's."""
+        return self.entries[0].weights_label
+
+    @property
+    def fingerprint(self) -> str:
+        """The file's, or of two files together."""
+        prints = [entry.recipe.fingerprint for entry in self.entries]
+        return prints[0] if len(prints) == 1 else sha256_json(prints)
+
+    def read(self, cache: Cache) -> AnyArray:
+        """The embeddings, [N, D]."""
+        return np.concatenate([_embeddings(cache, entry, self.pooling) for entry in self.entries])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """One data set to be judged on (or a pair, the first to learn from): `samples` N rows of every table."""
+
+    name: str
+    samples: Samples
+    tables: tuple[Table, ...]
+
+
+def materials(cache: Cache, config: ProbeConfig) -> list[Material]:
+    """What the flags choose of the cache; near copies are found here, once.
+
+    Raises CacheError where the cache holds nothing that fits or an extraction is unfinished, SplitError where two
+    data sets have different labels.
+    """
+    if bool(config.train_on) != bool(config.test_on):
+        raise ConfigError(
+            "--train-on and --test-on belong together",
+            f"given are {config.train_on or 'no --train-on'} and {' '.join(config.test_on) or 'no --test-on'}",
+            "type --train-on A --test-on B, or leave both out",
+        )
+    if not config.train_on:
+        entries = _selected(cache, config, config.data)
+        return [_single(cache, config, name, entries) for name in _names(entries)]
+    if config.data:
+        raise ConfigError(
+            "--data can't be used with --train-on", "the data sets are named there", "leave --data out"
+        )
+    entries = _selected(cache, config, (config.train_on, *config.test_on))
+    return [_transfer(cache, config, config.train_on, name, entries) for name in config.test_on]
+
+
+def _names(entries: Sequence[CacheEntry]) -> list[str]:
+    return list(dict.fromkeys(entry.dataset for entry in entries))
+
+
+def _selected(cache: Cache, config: ProbeConfig, data: Sequence[str]) -> list[CacheEntry]:
+    every = cache.current()
+    names = {
+        "data set": sorted({entry.dataset for entry in every}),
+        "backbone": sorted({entry.recipe.backbone for entry in every}),
+    }
+    for kind, wanted in (("data set", data), ("backbone", config.backbone)):
+        for name in wanted:
+            if name not in names[kind]:
+                raise CacheError(
+                    f"the cache {config.cache} holds no {kind} {name!r}",
+                    nearest(name, names[kind]) or f"it holds: {listed(names[kind]) or 'nothing'}",
+                    "type featprobe cache ls, or featprobe extract to add it",
+                )
+    chosen = [
+        entry
+        for entry in every
+        if (not data or entry.dataset in data)
+        and (not config.backbone or entry.recipe.backbone in config.backbone)
+    ]
+    unfinished = [part for name in data or (None,) for part in cache.parts(name)]
+    if unfinished:
+        raise CacheError(
+            f"an extraction is unfinished: {unfinished[0]}",
+            f"{len(unfinished)} .part files lie in {config.cache}",
+            "type the featprobe extract command again to finish it, or featprobe cache gc to give it up",
+        )
+    if not chosen:
+        raise CacheError(
+            f"the cache {config.cache} holds no embeddings",
+            "",
+            f"type featprobe extract --cache {config.cache}",
+        )
+    poolings = {pooling for entry in chosen for pooling in entry.poolings}
+    if config.pooling and not poolings & set(config.pooling):
+        raise CacheError(
+            f"no embedding in {config.cache} has the pooling {' or '.join(config.pooling)}",
+            f"there are: {', '.join(sorted(poolings))}",
+            "type featprobe cache ls",
+        )
+    return chosen
+
+
+def _poolings(entry: CacheEntry, config: ProbeConfig) -> list[str]:
+    return [pooling for pooling in entry.poolings if not config.pooling or pooling in config.pooling]
+
+
+def _single(cache: Cache, config: ProbeConfig, name: str, entries: Sequence[CacheEntry]) -> Material:
+    """All tables of one data set, which must hold the same images."""
+    own = [entry for entry in entries if entry.dataset == name]
+    samples = _samples(cache, own)
+    for entry, other in zip(own[1:], samples[1:], strict=True):
+        _need_same(own[0], samples[0], entry, other)
+    tables = tuple(Table((entry,), pooling) for entry in own for pooling in _poolings(entry, config))
+    return Material(name, splitting.with_twins(samples[0]), tables)
+
+
+def _transfer(
+    cache: Cache, config: ProbeConfig, train: str, test: str, entries: Sequence[CacheEntry]
+) -> Material:
+    """Learn on all of one data set, judge on all of another, with every recipe that both were extracted by."""
+    if train == test:
+        raise ConfigError(f"--train-on and --test-on are both {train!r}", "", "name two data sets")
+    sides = {name: [entry for entry in entries if entry.dataset == name] for name in (train, test)}
+    pairs = [
+        (a, b)
+        for a in sides[train]
+        for b in sides[test]
+        if a.recipe.images_free == b.recipe.images_free and a.weights_label == b.weights_label
+    ]
+    tables = tuple(
+        Table((a, b), pooling) for a, b in pairs for pooling in _poolings(a, config) if pooling in b.poolings
+    )
+    if not tables:
+        raise CacheError(
+            f"{train!r} and {test!r} were not extracted by the same recipe",
+            "backbone, weights, preprocessing, precision and pooling must be equal",
+            "type featprobe extract for both data sets with the same flags",
+        )
+    parts = {name: _samples(cache, side) for name, side in sides.items()}
+    for name, side in sides.items():
+        for entry, other in zip(side[1:], parts[name][1:], strict=True):
+            _need_same(side[0], parts[name][0], entry, other)
+    try:
+        samples = splitting.transfer(parts[train][0], parts[test][0], names=(train, test))
+    except SplitError as error:
+        raise SplitError(f"{train!r} and {test!r}: {error.wrong}", error.known, error.next_step) from None
+    return Material(f"{train}->{test}", splitting.with_twins(samples), tables)
+
+
+def _embeddings(cache: Cache, entry: CacheEntry, pooling: str) -> AnyArray:
+    return cache.read(entry.path, pooling, thumbnails=False).embeddings
+
+
+def _samples(cache: Cache, entries: Sequence[CacheEntry]) -> list[Samples]:
+    """The samples of each file; the thumbnails, which are the same in all, of the first alone."""
+    return [cache.read_samples(entry.path, thumbnails=number == 0) for number, entry in enumerate(entries)]
+
+
+def _need_same(first: CacheEntry, samples: Samples, other: CacheEntry, others: Samples) -> None:
+    columns = ("id", "group", "case", "split", "modality", "site")
+    same = (
+        samples.task == others.task
+        and samples.label_names == others.label_names
+        and all(getattr(samples, name).tolist() == getattr(others, name).tolist() for name in columns)
+        and np.array_equal(samples.label_texts(), others.label_texts())
+    )
+    if not same:
+        raise CacheError(
+            f"{first.recipe.backbone} and {other.recipe.backbone} were extracted from different states of the data set {first.dataset!r}",
+            f"{len(samples)} against {len(others)} images, or other labels, groups, cases or splits",
+            "type featprobe extract for both again: what is cached is only refreshed",
+        )
