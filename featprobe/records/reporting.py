@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from featprobe.records.values import AnyArray, FloatArray
+from featprobe.records.values import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second at start, and only ReportContent names it
@@ -17,16 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingMap:
-    """A two-dimensional map of one embedding table.
-
-    `xy`: float64 [N, 2]. `label`: as in Samples, int64 [N] into the names, int64 [N, L] or float64 [N].
-    """
+    """A two-dimensional map of one embedding table. `xy`: float64 [N, 2]; `label`: int64 [N] into the names."""
 
     dataset: str
     title: str
     method: str
     xy: FloatArray
-    label: AnyArray
+    label: IntArray
     label_names: tuple[str, ...]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -264,53 +263,10 @@ def _scatter(axes: Axes, true: FloatArray, said: FloatArray, limits: tuple[float
 
 
 def embedding(item: EmbeddingMap) -> Figure:
-    """The points of an embedding map by class; colour and marker both tell the class.
-
-    Of several labels the number that a point has is shown, a continuous target by colour alone.
-    """
+    """The points of an embedding map by class; colour and marker both tell the class."""
     figure = Figure(figsize=(WIDTH, WIDTH * 0.8))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     size = float(np.clip(2500 / max(len(item.xy), 1), 4, 22))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_xlabel(f"{plain(item.method)}, first axis")
-    axes.set_ylabel("second axis")
-    axes.set_title(plain(item.title, 64))
-    if item.label.dtype.kind == "f":
-        _coloured_points(figure, axes, item, size)
-        return figure
-    handles = _class_points(axes, _one_class_each(item), size)
-    axes.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.08),
-        ncols=_columns(handles),
-        borderaxespad=0,
-    )
-    return figure
-
-
-def _one_class_each(item: EmbeddingMap) -> EmbeddingMap:
-    """The map itself, or, where a point may have several labels, one whose classes are how many it has."""
-    if item.label.ndim == 1:
-        return item
-    known = (item.label >= 0).any(axis=1)
-    count = np.where(known, (item.label == 1).sum(axis=1), -1).astype(np.int64)
-    names = tuple(f"{n} label{'' if n == 1 else 's'}" for n in range(int(count.max(initial=0)) + 1))
-    return dataclasses.replace(item, label=count, label_names=names)
-
-
-def _coloured_points(figure: Figure, axes: Axes, item: EmbeddingMap, size: float) -> None:
-    known = np.isfinite(item.label)
-    look: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": len(item.xy) > MAX_VECTOR_POINTS}
-    x, y = item.xy.T
-    axes.scatter(x[~known], y[~known], c=LIGHT, marker=".", zorder=1, **look)
-    points = axes.scatter(x[known], y[known], c=item.label[known], cmap="viridis", zorder=2, **look)
-    bar = figure.colorbar(points, cax=figure.add_axes((0.1, -0.16, 0.8, 0.03)), orientation="horizontal")
-    bar.set_label(plain(item.label_names[0] if item.label_names else "", 60))
-
-
-def _class_points(axes: Axes, item: EmbeddingMap, size: float) -> list[Line2D]:
     handles = []
     for position in [*range(len(item.label_names)), -1]:
         points = item.xy[item.label == position]
@@ -332,7 +288,19 @@ def _class_points(axes: Axes, item: EmbeddingMap, size: float) -> list[Line2D]:
         name = item.label_names[position] if position >= 0 else "no label"
         label = plain(f"{name} ({len(points)})", 40)
         handles.append(Line2D([], [], linestyle="", color=colour, marker=marker, markersize=5, label=label))
-    return handles
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(f"{plain(item.method)}, first axis")
+    axes.set_ylabel("second axis")
+    axes.set_title(plain(item.title, 64))
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=_columns(handles),
+        borderaxespad=0,
+    )
+    return figure
 
 
 def _columns(handles: Sequence[Line2D]) -> int:

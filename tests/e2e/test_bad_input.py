@@ -189,9 +189,10 @@ def test_leaks_stop_at_the_gate(featprobe, manifest):
 
 
 def test_refused_images_leave_nothing_behind(featprobe, image_folder, tmp_path):
-    deep = np.full((8, 8), 40_000, dtype=np.uint16)
-    Image.fromarray(deep).save(image_folder / "benign" / "deep.png")
-    refused(featprobe("extract", "--data", image_folder, *QUICK), "deep.png", "8 bits")
+    pages = [Image.fromarray(np.full((8, 8), level, dtype=np.uint8)) for level in (40, 50)]
+    stacked = image_folder / "benign" / "stack.png"  # pages under a name that promises one image
+    pages[0].save(stacked, "TIFF", save_all=True, append_images=pages[1:])
+    refused(featprobe("extract", "--data", image_folder, *QUICK), "stack.png", "pages")
     assert not list((tmp_path / "cache").rglob("*"))
 
 

@@ -97,9 +97,9 @@ def test_no_unit_is_on_two_sides_and_extra_is_never_tested(way, samples, seed):
         assert not set(unit[fold.train]) & set(unit[fold.test])
         assert (used.split[fold.test] != "extra").all()
         if "leave_out" in way:
-            assert set(fold.test) == set(ordinary[used.site[ordinary] == fold.name])
+            assert set(fold.test) == set(ordinary[used.site[ordinary] == fold.name.removeprefix("site=")])
             assert not (used.site[fold.train] == fold.name.removeprefix("site=")).any()
-            assert not np.isin(unit[fold.train], unit[used.site == fold.name]).any()
+            assert not np.isin(unit[fold.train], unit[used.site == fold.name.removeprefix("site=")]).any()
         else:  # all that is not tested is trained on, but for copies of what is tested
             left = np.setdiff1d(np.arange(len(used)), np.concatenate([fold.train, fold.test]))
             assert (used.split[left] == "extra").all()

@@ -169,3 +169,7 @@ def test_prints_tell_size_and_pixels_apart_and_blank_images_are_copies_of_nothin
     assert len(one.phash) == 16
     assert not print_of(Image.new("RGB", (30, 30), (9, 9, 9))).phash
     assert print_of(Image.fromarray(noise[:1, :1])).phash == ""
+    assert print_of(Image.fromarray(noise[:16, :16])).thumbnail.any()
+    small = print_of(Image.fromarray(noise[:15, :40]))
+    assert small.phash
+    assert not small.thumbnail.any()

@@ -91,6 +91,15 @@ class TestCopies:
         leaks = find_leaks(made([A, SMALL_A], ["train", "test"], group=["p", "p"]))
         assert [leak.kind for leak in leaks] == ["group"]
 
+    def test_a_pair_of_one_group_never_stands_for_the_cluster(self):
+        noisy = Image.fromarray(
+            (np.asarray(A).astype(int) + np.random.default_rng(0).integers(-25, 26, (64, 64, 1)))
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
+        leaks = find_leaks(made([A, SMALL_A, noisy], ["train", "test", "train"], group=["p", "p", "q"]))
+        assert short(leaks)[1:] == [("near", "i2", "i1", "train", "test")]
+
     def test_blank_images_are_copies_of_nothing_but_their_bytes(self):
         assert find_leaks(made([BLANK, BLANK], ["train", "test"])) == []
         leaks = find_leaks(made([BLANK, BLANK], ["train", "test"], sha256=["h", "h"]))

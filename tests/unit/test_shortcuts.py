@@ -65,6 +65,7 @@ def test_a_column_that_only_names_the_patient_is_no_shortcut():
     assert not metadata_shortcut(samples, {"serial": of, "name": samples.group}).flagged
 
 
+@pytest.mark.slow
 def test_without_a_shortcut_few_are_flagged():
     flagged, doubtful = 0, 0
     for seed in range(30):
@@ -133,7 +134,7 @@ def test_the_order_of_rows_means_nothing_and_large_sets_are_cut():
     table = noise(rng, samples)
     order = rng.permutation(len(samples))
     moved = metadata_shortcut(samples.take(order), {k: v[order] for k, v in table.items()})
-    assert moved.value == pytest.approx(metadata_shortcut(samples, table).value, abs=0.05)
+    assert moved == metadata_shortcut(samples, table)
     many = made(rng, groups=4000)
     assert metadata_shortcut(many, {"width": rng.integers(0, 9, len(many))}).rows <= 5000
     assert "bootstrap" in METHOD

@@ -13,8 +13,7 @@ import pytest
 
 from featprobe.metrics import default_metrics, main_metric
 from featprobe.records import EmbeddingMap, Predictions, ReportContent, RunKey, Samples
-from featprobe.report import console_table, curves, figures, write_report
-from featprobe.report.drawing import render
+from featprobe.report import console_table, curves, write_report
 from featprobe.report.panels import panels
 from featprobe.report.targets import target_fact
 from featprobe.report.wording import decimals_for, in_sentence, interval, metric_label, number, tex
@@ -39,6 +38,7 @@ def predictions(
     ids = [f"{fold}-{i:03d}" for i in range(48)]
     if task == "continuous":
         label, score = unit * (5 + hidden[:, 0]), unit * (5 + said[:, :1])
+        label[5] = np.nan
     elif task == "multilabel":
         label, score = (hidden > 0).astype(int), 1 / (1 + np.exp(-said))
         label[rng.random(label.shape) < 0.2] = -1
@@ -72,9 +72,9 @@ def content(
         best.append(result.best_frame())
     leaders = pd.concat(best, ignore_index=True)
     rng = np.random.default_rng(0)
-    labels = {t: predictions(t, 1.0).samples.label for t in tasks}
+    points = np.arange(48) % 2
     maps = tuple(
-        EmbeddingMap(t, "b, gap", "PCA", rng.normal(size=(48, 2)), labels[t], NAMES[t]) for t in tasks
+        EmbeddingMap(t, "b, gap", "PCA", rng.normal(size=(48, 2)), points, ("x", "y")) for t in tasks
     )
     return ReportContent(
         title="T", metric=asked, estimates=pd.concat(rows, ignore_index=True),
@@ -178,14 +178,6 @@ def test_cases_of_a_data_set_share_its_target() -> None:
     )
     assert [panel.task for panel in panels(twice)] == ["continuous", "continuous"]
     assert "continuous, by case" in console_table(twice)
-
-
-@pytest.mark.parametrize(
-    "label", [np.array([1.5, np.nan, 3.0]), np.full(3, np.nan), np.array([[1, 1], [-1, -1], [0, 1]])]
-)
-def test_maps_of_numbers_and_of_several_labels(label: np.ndarray) -> None:
-    item = EmbeddingMap("d", "t", "PCA", np.arange(6.0).reshape(3, 2), label, ("a", "b")[: label.ndim])
-    assert set(render(lambda: figures.embedding(item))) == {"svg", "png"}
 
 
 def test_numbers_in_other_decimals() -> None:
