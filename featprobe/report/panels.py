@@ -15,9 +15,8 @@ import pandas as pd
 from featprobe.records import EmbeddingMap, ReportContent
 from featprobe.report.wording import (
     LEVEL,
-    MEASURED,
     METRICS,
-    decimals_for,
+    digits,
     interval,
     known_metric,
     lower_is_better,
@@ -86,9 +85,7 @@ class Panel:
 
     def decimals(self, metric: str) -> int:
         """Decimals in which the metric is shown: three, or by the values where they have the target's unit."""
-        if known_metric(metric) not in MEASURED:
-            return 3
-        return decimals_for(cell.value for (_, name), cell in self.cells.items() if name == metric)
+        return digits(metric, (cell.value for (_, name), cell in self.cells.items() if name == metric))
 
     def shown(self, metric: str, cell: Cell) -> tuple[str, str]:
         """(value, interval) of a cell as text."""

@@ -144,6 +144,11 @@ def decimals_for(values: Iterable[float]) -> int:
     return min(12, max(0, 2 - math.floor(math.log10(min(sizes))))) if sizes else 3
 
 
+def digits(metric: str, values: Iterable[float]) -> int:
+    """Decimals in which a metric is shown: three, or by the values where they have the target's unit."""
+    return decimals_for(values) if known_metric(metric) in MEASURED else 3
+
+
 def p_value(value: float) -> str:
     """Three decimals, `<0.001` below, an en dash where there was no test."""
     if not math.isfinite(value):

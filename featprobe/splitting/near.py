@@ -23,13 +23,15 @@ from featprobe.splitting.thumbnails import Signs, Thumbnails
 Mask = npt.NDArray[np.bool_]
 
 NEAR_DISTANCE: Final = 0.08
-"""Largest distance of a near copy. Measured on 2,226 public radiographs, MR slices, fundus and skin photographs
-(`tests/reference/test_near_reference.py`): different eyes, lesions and chests stay above 0.16."""
+"""Largest distance of a near copy. Measured on 2,226 public radiographs, MR slices, fundus and skin photographs (see
+`tests/reference/test_near_reference.py`): 99 % of planted copies lie below 0.03, chests of two patients above 0.2,
+two skin lesions above 0.38, two eyes above 0.09; neighbouring slices of one MR volume begin at 0.07."""
 
 PHASH_BITS: Final = 12
 DETAIL_BITS: Final = 20
-"""Candidates differ in at most this many of the 64 bits of the perceptual hash and of the 128 bits of detail;
-of the confirmed copies of the same measurement 99 % differ in at most 10 and 14."""
+"""Candidates differ in at most this many of the 64 bits of the perceptual hash and of the 128 bits of detail. 99 % of
+the same planted copies differ in at most 4 and 8; a fifth of the MR and fundus images darkened by 51 levels, which turns much of
+them black, differ in more and are missed."""
 
 FULLY_PAIRED: Final = 8
 """An image with this many confirmed copies before it is not compared with those after it: they meet the others."""

@@ -147,7 +147,7 @@ def _systems(frame: pd.DataFrame, about: Mapping[Any, Any]) -> dict[str, list[Pr
 def _schemes(runs: Sequence[Mapping[str, Any]], estimates: pd.DataFrame) -> dict[str, str]:
     """Family -> how its rows were parted, as the stages recorded it."""
     units = [info for run in runs for info in run.get("units", {}).values() if "scheme" in info]
-    keys = ["backbone", "weights", "mode", "probe", "level", "inputs", "seed", "fingerprint"]
+    keys = ["backbone", "weights", "mode", "probe", "level", "inputs", "protocol", "seed", "fingerprint"]
     said = {tuple(info["key"].get(name) for name in keys): str(info["scheme"]) for info in units}
     found: dict[str, str] = {}
     for row in estimates[["dataset", *keys]].drop_duplicates().itertuples(index=False):

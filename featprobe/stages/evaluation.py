@@ -16,13 +16,18 @@ from featprobe.stages.machine import versions
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """One data set ready to be judged on: samples after the gate, folds into them, and what must be said."""
+    """One data set ready to be judged on: samples after the gate, folds into them, and what must be said.
+
+    `protocol`: "featprobe", with the way of testing where it is neither the user's split nor folds: models that
+    were tested otherwise are other models.
+    """
 
     name: str
     samples: Samples
     plan: splitting.SplitPlan
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
+    protocol: str = "featprobe"
 
     def unit(self, fingerprint: str, **configuration: Any) -> str:
         """The hash under which a result is stored: equal only where everything that decides it is equal."""
@@ -94,7 +99,13 @@ def _gated(name: str, samples: Samples, config: EvaluationOptions) -> Question:
         "leaks": [*config.allow_leaks, "dropped" if config.drop_leaks else ""],
     }
     notes = (*undeclared, *gate_notes, *_joined_notes(passed, joined), *plan.notes)
-    return Question(name, planned, plan, notes, settings)
+    return Question(name, planned, plan, notes, settings, _protocol(config))
+
+
+def _protocol(config: EvaluationOptions) -> str:
+    if config.leave_out is not None:
+        return f"featprobe leave-one-{config.leave_out}-out"
+    return "featprobe" if config.holdout is None else f"featprobe holdout {100 * config.holdout:g} %"
 
 
 def _joined_notes(before: Samples, after: Samples) -> tuple[str, ...]:

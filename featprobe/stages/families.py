@@ -8,20 +8,21 @@ import pandas as pd
 def by_family(estimates: pd.DataFrame, predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Copies of both frames whose `dataset` names the family: the data set, and what splits it.
 
-    Models that see other images (one modality of several) or were split by another seed are judged on other rows
-    of the same data set, and are no rivals. Cases are the same whatever a model sees of them.
+    Models that see other images (one modality of several) or were split by another seed or protocol are judged on
+    other rows of the same data set, and are no rivals. Cases are the same whatever a model sees of them.
     """
     seeds = estimates.groupby("dataset")["seed"].nunique()
     return _named(estimates, seeds), _named(predictions, seeds)
 
 
 def _named(frame: pd.DataFrame, seeds: pd.Series[int]) -> pd.DataFrame:
-    columns = ["dataset", "level", "inputs", "seed"]
+    columns = ["dataset", "level", "inputs", "protocol", "seed"]
     names = {}
     for key in frame[columns].drop_duplicates().itertuples(index=False):
-        dataset, level, inputs, seed = key
+        dataset, level, inputs, protocol, seed = key
         words = [str(dataset)]
         words += [f"{inputs} alone"] if level == "image" and inputs else []
+        words += [protocol.removeprefix("featprobe ")] if protocol != "featprobe" else []
         words += [f"seed {seed}"] if seeds[dataset] > 1 else []
         names[tuple(key)] = ", ".join(words)
     keys = zip(*(frame[column] for column in columns), strict=True)

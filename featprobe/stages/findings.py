@@ -33,7 +33,8 @@ def findings(
     ranked = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable")
     order = [str(system) for system in ranked.system]
     leader = order[0]
-    sentences = [_order(metric, rows, order)]
+    places = report.digits(metric, rows.value)
+    sentences = [_order(metric, rows, order, places)]
     tied = [str(system) for system in ranked.system[ranked.in_best_set] if system != leader]
     if tied:
         sentences.append(
@@ -44,7 +45,7 @@ def findings(
             "Every other system is behind it beyond chance (simultaneous 95 % bounds, paired by group)."
         )
     asked = [contrast for kind in (_canaries, _unfrozen, _fused) for contrast in kind(rows)[:MOST_CONTRASTS]]
-    return [*sentences, *(_contrast(what, a, b, comparisons) for what, a, b in asked)]
+    return [*sentences, *(_contrast(what, a, b, comparisons, places) for what, a, b in asked)]
 
 
 def _headline(estimates: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -52,11 +53,11 @@ def _headline(estimates: pd.DataFrame, metric: str) -> pd.DataFrame:
     return report.headline(estimates[estimates.metric == metric]).set_index("system")
 
 
-def _order(metric: str, rows: pd.DataFrame, order: Sequence[str]) -> str:
+def _order(metric: str, rows: pd.DataFrame, order: Sequence[str], places: int = 3) -> str:
     which = "highest" if higher_is_better(metric) else "lowest"
     cut = len(order) > MOST_IN_ORDER
     shown = [*order[: MOST_IN_ORDER // 2], order[-1]] if cut else order
-    stated = [f"{system} {_value(rows, system)}" for system in shown]
+    stated = [f"{system} {_value(rows, system, places)}" for system in shown]
     if cut:
         stated[-1] = f"{len(order) - len(shown)} others; last {stated[-1]}"
     if len(stated) == 1:
@@ -135,27 +136,32 @@ def _fused(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     return found
 
 
-def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame) -> str:
+def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame, places: int = 3) -> str:
     pair = pairs[((pairs.a == a) & (pairs.b == b)) | ((pairs.a == b) & (pairs.b == a))].iloc[0]
     sign = 1.0 if pair.a == a else -1.0
     low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
     verdict = "a real difference" if pair.p_adjusted < LEVEL else "can't be told apart"
     return (
-        f"{what}, {a} minus {b}: {sign * pair.difference:+.3f} {_interval(low, high, '+.3f')}, "
-        f"p adjusted for all pairs {_p(pair.p_adjusted)}: {verdict}."
+        f"{what}, {a} minus {b}: {_number(sign * pair.difference, places, '+')} "
+        f"{_interval(low, high, places, '+')}, p adjusted for all pairs {_p(pair.p_adjusted)}: {verdict}."
     )
 
 
-def _value(rows: pd.DataFrame, system: str) -> str:
+def _value(rows: pd.DataFrame, system: str, places: int) -> str:
     row: Any = rows.loc[system]
-    return f"{row.value:.3f} {_interval(row.ci_low, row.ci_high, '.3f')}"
+    return f"{_number(row.value, places)} {_interval(row.ci_low, row.ci_high, places)}"
 
 
-def _interval(low: float, high: float, form: str) -> str:
-    """[low, high], or that there is none; a bound that rounds to zero carries no minus sign."""
+def _number(value: float, places: int, sign: str = "") -> str:
+    """A value that rounds to zero carries no minus sign."""
+    return f"{round(value, places) + 0.0:{sign}.{places}f}"
+
+
+def _interval(low: float, high: float, places: int, sign: str = "") -> str:
+    """[low, high], or that there is none."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return "[no interval]"
-    return f"[{round(low, 3) + 0.0:{form}}, {round(high, 3) + 0.0:{form}}]"
+    return f"[{_number(low, places, sign)}, {_number(high, places, sign)}]"
 
 
 def _p(value: float) -> str:

@@ -174,6 +174,7 @@ def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[U
                 pooling=pooling,
                 preprocessing=rule.label,
                 probe="linear-head",
+                protocol=subject.question.protocol,
                 seed=config.seed,
                 fingerprint=recipe.fingerprint,
             )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import joblib
 import numpy as np
 from tqdm import tqdm
 
-from featprobe import cases, probes, splitting
+from featprobe import cases, probes, shortcuts, splitting
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
-from featprobe.errors import ConfigError, ProbeError
+from featprobe.errors import ConfigError
 from featprobe.records import AnyArray, FloatArray, IntArray, Predictions, RunKey, Samples
 from featprobe.registry import PROBES
 from featprobe.results import ResultsFolder
@@ -117,11 +117,7 @@ def _probes(config: ProbeConfig, material: Material) -> tuple[str, ...]:
         return probes.probes_for(task)
     fitting = tuple(name for name in config.probe if task in PROBES.get(name).tasks)
     if not fitting:
-        raise ProbeError(
-            f"{' and '.join(config.probe)} can't learn the target of {material.name!r}, which is {task}",
-            "",
-            f"type --probe {' '.join(probes.probes_for(task))}",
-        )
+        probes.need_suitable(config.probe[0], task)
     return fitting
 
 
@@ -134,6 +130,7 @@ def _key(subject: Question, view: View, table: Table, name: str, seed: int) -> R
         mode="frozen",
         pooling=pooling,
         layer=layer,
+        protocol=subject.protocol,
         inputs=view.inputs,
         fusion=view.fusion,
         level=view.level,
@@ -164,6 +161,12 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
     def embeddings(table: Table) -> AnyArray:
         return table.read(cache)
 
+    said: dict[tuple[str, int], tuple[str, ...]] = {}
+    for unit in units:
+        about = (unit.subject.name, id(unit.table))
+        if about not in said:
+            said[about] = _site_notes(unit, embeddings)
+
     with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
             joblib.delayed(_fit_fold)(*_fold_arrays(unit, number, embeddings(unit.table)))
@@ -175,7 +178,17 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
         ):
             done.setdefault(unit.hash, []).append(outcome)
             if len(done[unit.hash]) == len(unit.view.folds):
-                _store(config, folder, unit, done.pop(unit.hash))
+                notes = said[unit.subject.name, id(unit.table)]
+                _store(config, folder, unit, done.pop(unit.hash), notes)
+
+
+def _site_notes(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> tuple[str, ...]:
+    """That the embedding tells where an image comes from, where it does: then it may tell the class by the site."""
+    samples = unit.subject.samples
+    if len(set(samples.site.tolist()) - {""}) < 2:
+        return ()
+    found = shortcuts.site_shortcut(samples, embeddings(unit.table)[unit.rows], seed=unit.key.seed)
+    return (found.words,) if found.flagged else ()
 
 
 def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray) -> tuple[Any, ...]:
@@ -196,7 +209,7 @@ def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray) -> tuple[Any, ..
         X[learn],
         samples.label[learn],
         X[fold.test],
-        len(samples.label_names),
+        samples.label_names,
         samples.task,
         [(np.flatnonzero(~held), np.flatnonzero(held))] if on_val else calibration,
         calibration,
@@ -216,7 +229,7 @@ def _fit_fold(
     X: FloatArray,
     y: Any,
     X_test: FloatArray,
-    n_classes: int,
+    label_names: tuple[str, ...],
     task: str,
     selection: Any,
     calibration: Any,
@@ -226,16 +239,23 @@ def _fit_fold(
         name,
         X,
         y,
-        n_classes=n_classes,
+        n_classes=len(label_names),
         selection=selection,
         calibration=calibration,
         seed=seed,
         task=task,
+        label_names=label_names,
     )
-    return Outcome(fitted.predict_proba(X_test), len(X), dict(fitted.chosen), tuple(fitted.notes))
+    return Outcome(fitted.predict(X_test), len(X), dict(fitted.chosen), tuple(fitted.notes))
 
 
-def _store(config: ProbeConfig, folder: ResultsFolder, unit: Unit, outcomes: Sequence[Outcome]) -> None:
+def _store(
+    config: ProbeConfig,
+    folder: ResultsFolder,
+    unit: Unit,
+    outcomes: Sequence[Outcome],
+    more: Sequence[str] = (),
+) -> None:
     folds = unit.view.folds
     predictions = [
         Predictions(
@@ -247,9 +267,12 @@ def _store(config: ProbeConfig, folder: ResultsFolder, unit: Unit, outcomes: Seq
         for fold, outcome in zip(folds, outcomes, strict=True)
     ]
     notes = [
-        f"fold {fold.name}: {note}"
-        for fold, outcome in zip(folds, outcomes, strict=True)
-        for note in outcome.notes
+        *more,
+        *(
+            f"fold {fold.name}: {note}"
+            for fold, outcome in zip(folds, outcomes, strict=True)
+            for note in outcome.notes
+        ),
     ]
     for note in notes:
         print(f"{unit.key.dataset} · {unit.key.backbone} · {unit.key.probe}: {note}")

@@ -62,6 +62,7 @@ def _name(row: pd.Series, extra: list[str]) -> str:
 _WORDS: Final[dict[str, Callable[[Any], str]]] = {
     "fraction": lambda value: f"{value:.0%} of labels" if value >= 0.01 else f"{value:.2%} of labels",
     "shots": lambda value: f"{value} shots" if value else "all shots",
+    "protocol": lambda value: str(value).removeprefix("featprobe "),
     "seed": lambda value: f"seed {value}",
     "fusion": lambda value: (
         f"side by side ({value.removeprefix('concat-')})"

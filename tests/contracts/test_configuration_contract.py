@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from featprobe.cli import STAGES, _configuration, build_parser
-from featprobe.config import fields_of, from_mapping, item_type
+from featprobe.config import LEAKS, fields_of, from_mapping, item_type
 from featprobe.errors import ConfigError
+from featprobe.splitting import LEAK_KINDS
 
 CASES = [(name, config, field) for name, (config, _) in STAGES.items() for field in fields_of(config)]
 
@@ -65,3 +67,21 @@ def test_a_number_below_its_least_is_refused_at_every_door(stage, config, name):
         from_mapping(config, {name: low}, f"[{stage}]")
     with pytest.raises(ConfigError, match="at least"):
         _configuration(config, build_parser().parse_args([stage, f"--{name.replace('_', '-')}={low}"]))
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags", "words"),
+    [
+        ("probe", ("--shots", "1"), "--shots is 1; it must be at least 2"),
+        ("probe", ("--fraction", "0.1", "2"), "--fraction is 2.0; it must be at most 1"),
+        ("finetune", ("--holdout", "0.95"), "--holdout is 0.95; it must be at most 0.9"),
+    ],
+)
+def test_numbers_outside_their_bounds_are_refused(stage, flags, words):
+    config, _ = STAGES[stage]
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        _configuration(config, build_parser().parse_args([stage, *flags]))
+
+
+def test_the_kinds_of_leaks_are_the_gates():
+    assert LEAKS == LEAK_KINDS
