@@ -66,10 +66,13 @@ class DataOptions(Bounded):
 
     data: tuple[str, ...] = option(
         ("digits",),
-        "images: a folder of class folders, a CSV/TSV/Parquet manifest, medmnist:NAME or digits",
+        "images: a folder of class folders, a CSV/TSV/Parquet manifest, WebDataset shards, a Hugging Face folder, "
+        "medmnist:NAME or digits",
         metavar="[NAME=]SPEC",
     )
-    path_column: str | None = option(None, "manifest column with the image's path", metavar="COLUMN")
+    path_column: str | None = option(
+        None, "manifest column with the image's path (shards: the image's suffix)", metavar="COLUMN"
+    )
     label_column: tuple[str, ...] = option(
         (), "manifest column with the label; several are labels that may hold at once", metavar="COLUMN"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import re
@@ -122,11 +121,12 @@ class _Pseudonyms:
         return texts([self._one(str(name)) for name in names])
 
     def _one(self, name: str) -> str:
-        part = match.group() if (match := _PART.search(name)) else ""
+        match = _PART.search(name) if "#" in name else None
+        part = match.group() if match else ""
         whole = name.removesuffix(part)
         if whole not in self._known:
-            digest = hmac.new(self._secret, whole.encode("utf-8", "surrogateescape"), hashlib.sha256)
-            self._known[whole] = digest.hexdigest()[:LENGTH]
+            digest = hmac.digest(self._secret, whole.encode("utf-8", "surrogateescape"), "sha256")
+            self._known[whole] = digest.hex()[:LENGTH]
         return self._known[whole] + part
 
     def check(self) -> None:

@@ -82,7 +82,7 @@ def _content(
     maps = tuple(embedding_maps(config, estimates))
     leaks = tuple(leak_pairs(config, estimates))
     about = predictions.attrs
-    estimates, predictions = by_family(*add_systems(estimates, predictions))
+    estimates, predictions = add_systems(*by_family(estimates, predictions))
     compared, standings = [], []
     classes: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, str] = {}

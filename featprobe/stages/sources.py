@@ -75,9 +75,12 @@ def absolute_spec(spec: str) -> str:
     name, location = split_spec(spec)
     path = Path(location).expanduser()
     by_name = location == "digits" or location.startswith("medmnist:")
-    if by_name or not path.exists():
+    # A pattern of shards, train-{000..009}.tar, is no path itself, but its folder is.
+    pattern = "{" in path.name and path.parent.is_dir()
+    if by_name or not (path.exists() or pattern):
         return spec
-    return f"{name}={path.resolve()}" if name else str(path.resolve())
+    whole = path.parent.resolve() / path.name if pattern else path.resolve()
+    return f"{name}={whole}" if name else str(whole)
 
 
 def backbone_runs(config: BackboneOptions) -> list[BackboneRun]:

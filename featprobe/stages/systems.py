@@ -54,14 +54,24 @@ def _name(row: pd.Series, extra: list[str]) -> str:
     words = [str(backbone), str(how)]
     for column in extra:
         value = row[column]
-        if value not in {"", "featprobe"}:
+        if column not in _AMOUNT and value not in {"", "featprobe"}:
             words.append(_WORDS.get(column, str)(value))
+    if _AMOUNT & set(extra):
+        words.append(_amount(float(row["fraction"]), int(row["shots"])))
     return " · ".join(words)
 
 
+_AMOUNT: Final = {"fraction", "shots"}
+
+
+def _amount(fraction: float, shots: int) -> str:
+    """How much was learnt from."""
+    if shots:
+        return f"{shots} shots"
+    return "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of labels"
+
+
 _WORDS: Final[dict[str, Callable[[Any], str]]] = {
-    "fraction": lambda value: f"{value:.0%} of labels" if value >= 0.01 else f"{value:.2%} of labels",
-    "shots": lambda value: f"{value} shots" if value else "all shots",
     "protocol": lambda value: str(value).removeprefix("featprobe "),
     "seed": lambda value: f"seed {value}",
     "fusion": lambda value: (

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import draw_image
 
 QUICK = ("--backbone", "resnet18", "--weights", "random", "--image-size", "32")
-PROBE = ("--probe", "logistic", "--resamples", "50")
+PROBE = ("--probe", "logistic", "--resamples", "50", "--jobs", "1")
 
 
 @pytest.fixture

@@ -287,3 +287,8 @@ def test_splits_with_other_names_are_refused_but_can_be_left_out(tmp_path: Path)
         open_dataset(str(tmp_path / "set"))
     data = open_dataset(str(tmp_path / "set"), DatasetOptions(split_column="none"))
     assert data.samples.id.tolist() == ["train-000000", "train-000001", "fold7-000000", "fold7-000001"]
+    (tmp_path / "hub").mkdir()
+    for name in ("train", "more"):
+        table(2).to_parquet(str(tmp_path / "hub" / f"{name}.parquet"))
+    with pytest.raises(DataError, match="does not know: files without one"):
+        open_dataset(str(tmp_path / "hub"))
