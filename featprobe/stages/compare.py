@@ -22,7 +22,7 @@ from featprobe.records import (
 )
 from featprobe.registry import METRICS
 from featprobe.results import ResultsFolder, load_many, to_predictions
-from featprobe.stages.evaluation import describe_run
+from featprobe.stages.evaluation import describe_run, title
 from featprobe.stages.families import by_family
 from featprobe.stages.findings import findings
 from featprobe.stages.leak_pairs import leak_pairs
@@ -165,11 +165,7 @@ def _notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
             key = info.get("key", {})
             shared = set(info.get("dataset_notes", ()))
             for note in info.get("notes", ()):
-                owner = (
-                    key.get("dataset", "")
-                    if note in shared
-                    else f"{key.get('dataset', '')}, {key.get('backbone', '')} {key.get('mode', '')} {key.get('probe', '')}".rstrip()
-                )
+                owner = key.get("dataset", "") if note in shared else title(key)
                 found[f"{owner}: {note}"] = None
     return list(found)
 

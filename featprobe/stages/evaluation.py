@@ -135,6 +135,21 @@ def identity(key: RunKey, recipe: Recipe) -> str:
     return sha256_json({**named, "recipe": recipe.images_free})
 
 
+def title(key: Mapping[str, Any]) -> str:
+    """A model's columns (`RunKey.to_dict`) as a reader knows it, before a note about it."""
+    weights = key.get("weights", "")
+    parts = [
+        key.get("dataset", ""),
+        "" if key.get("level", "image") == "image" else f"by {key['level']}",
+        key.get("backbone", "") if weights == "pretrained" else f"{key.get('backbone', '')} ({weights})",
+        key.get("inputs", ""),
+        key.get("fusion", ""),
+        key.get("mode", ""),
+        key.get("probe", ""),
+    ]
+    return " · ".join(str(part) for part in parts if part)
+
+
 def with_fold(key: RunKey, fold: str) -> RunKey:
     """`key` for another fold."""
     return dataclasses.replace(key, fold=fold)

@@ -26,6 +26,7 @@ from featprobe.stages.evaluation import (
     judged,
     question,
     seeds,
+    title,
     with_fold,
 )
 from featprobe.stages.machine import need_writable
@@ -275,7 +276,7 @@ def _store(
         ),
     ]
     for note in notes:
-        print(f"{unit.key.dataset} · {unit.key.backbone} · {unit.key.probe}: {note}")
+        print(f"{title(unit.key.to_dict())}: {note}")
     about = [*unit.subject.notes, *unit.view.notes]
     folder.add(
         unit.hash,
