@@ -23,7 +23,7 @@ demo: $(READY) ## install, then extract, probe, finetune and report on built-in 
 	$(BIN)/featprobe demo
 
 test: $(READY) ## install, then run every test (no network, no GPU)
-	OMP_NUM_THREADS=1 FEATPROBE_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 FEATPROBE_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(READY) ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .

@@ -36,6 +36,26 @@ def featprobe(tmp_path: Path) -> Command:
     return run
 
 
+@pytest.fixture
+def quick_featprobe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """As `featprobe`, in this process: torch is loaded once, for tests that type many commands."""
+    from featprobe.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEATPROBE_OFFLINE", "1")
+
+    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        status = main(words)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, printed.out, printed.err)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real labelled medical images; the test skips, and says so, where it is missing."""

@@ -59,12 +59,12 @@ def derive(volumes: pd.DataFrame, root: Path, out: Path) -> Path:
 
 
 @pytest.mark.shared
-def test_each_modality_alone_stands_beside_the_fusion(featprobe, shared, tmp_path):
+def test_each_modality_alone_stands_beside_the_fusion(quick_featprobe, shared, tmp_path):
     root = shared / "data" / "hippocampus_volumes"
     volumes = pd.read_csv(root / "labels.csv")
     derive(volumes.groupby("label").head(6), root, tmp_path)
     (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
-    done = featprobe("run", "study.toml")
+    done = quick_featprobe("run", "study.toml")
     assert done.returncode == 0, done.stderr
 
     rows = pd.read_csv(tmp_path / "results" / "study" / "results.csv", keep_default_na=False)
@@ -93,5 +93,5 @@ def test_each_modality_alone_stands_beside_the_fusion(featprobe, shared, tmp_pat
     page = (tmp_path / "results" / "study" / "report.html").read_text(encoding="utf-8")
     assert "pseudo, by case" in page
     assert "pseudo-smooth alone" in page
-    again = featprobe("run", "study.toml")
+    again = quick_featprobe("run", "study.toml")
     assert "nothing to compute" in again.stdout

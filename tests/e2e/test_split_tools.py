@@ -13,7 +13,7 @@ PROBE = ("--probe", "logistic", "--resamples", "50", "--jobs", "1")
 
 
 @pytest.fixture
-def hospitals(featprobe, tmp_path):
+def hospitals(quick_featprobe, tmp_path):
     """Two cached data sets, `near` and `far`: 2 classes x 12 patients x 2 images, two sites each."""
     rng = np.random.default_rng(1)
     for name in ("near", "far"):
@@ -27,7 +27,7 @@ def hospitals(featprobe, tmp_path):
                 )
         table = pd.DataFrame(rows, columns=["path", "label", "patient_id", "site"])
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    done = featprobe("extract", "--data", "near.csv", "far.csv", *QUICK)
+    done = quick_featprobe("extract", "--data", "near.csv", "far.csv", *QUICK)
     assert done.returncode == 0, done.stderr
     return tmp_path
 
@@ -36,9 +36,9 @@ def results(folder, name):
     return pd.read_csv(folder / name / "results.csv", keep_default_na=False)
 
 
-def test_amounts_seeds_sites_and_hospitals(featprobe, hospitals):
+def test_amounts_seeds_sites_and_hospitals(quick_featprobe, hospitals):
     def probe(out, *flags):
-        done = featprobe("probe", *PROBE, "--out", out, *flags)
+        done = quick_featprobe("probe", *PROBE, "--out", out, *flags)
         assert done.returncode == 0, done.stderr
         return results(hospitals, out)
 
@@ -47,7 +47,7 @@ def test_amounts_seeds_sites_and_hospitals(featprobe, hospitals):
     assert set(less.fold) == {"test"}
     sizes = less.groupby("fraction")["n_train"].first()
     assert sizes[0.5] == sizes[1.0] / 2
-    again = featprobe(
+    again = quick_featprobe(
         *("probe", *PROBE, "--out", "less", "--data", "near", "--fraction", "0.5", "1", "--repeats", "2"),
         *("--holdout", "0.25"),
     )
@@ -67,10 +67,18 @@ def test_amounts_seeds_sites_and_hospitals(featprobe, hospitals):
     assert set(other.n_test) == {48}
     assert set(other.n_groups) == {24}
 
-    compared = featprobe("compare", "less", "few", "sites", "other", "--out", "report", "--resamples", "50")
+    compared = quick_featprobe(
+        "compare", "less", "few", "sites", "other", "--out", "report", "--resamples", "50"
+    )
     assert compared.returncode == 0, compared.stderr
     page = (hospitals / "report" / "report.html").read_text(encoding="utf-8")
-    for words in ("near, holdout 25 %, seed 1", "50% of labels", "5 shots", "near-&gt;far", "leave-one-site-out"):
+    for words in (
+        "near, holdout 25 %, seed 1",
+        "50% of labels",
+        "5 shots",
+        "near-&gt;far",
+        "leave-one-site-out",
+    ):
         assert words in page
 
     for flags, words in (
@@ -78,7 +86,7 @@ def test_amounts_seeds_sites_and_hospitals(featprobe, hospitals):
         (("--train-on", "near", "--test-on", "farr"), "did you mean"),
         (("--fusion", "concat"), "needs several modalities"),
     ):
-        refused = featprobe("probe", *PROBE, *flags)
+        refused = quick_featprobe("probe", *PROBE, *flags)
         assert refused.returncode == 2, refused.stdout
         assert words in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
