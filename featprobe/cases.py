@@ -26,8 +26,8 @@ class Cases:
     of_image: IntArray
 
 
-def cases_of(samples: Samples) -> Cases:
-    """The cases of the images in `samples`.
+def cases_of(samples: Samples, *, sides: bool = True) -> Cases:
+    """The cases of the images in `samples`; without `sides` their split says nothing (it is made anew).
 
     Raises DataError where images of one case differ in label, group or split: a case has one answer, of one
     patient, on one side.
@@ -41,7 +41,7 @@ def cases_of(samples: Samples) -> Cases:
     for column, plural in _CHECKED.items():
         values = samples.label_texts() if column == "label" else getattr(samples, column)
         differs = values != values[head][of_case]
-        if differs.any():
+        if differs.any() and (sides or column != "split"):
             row = int(differs.argmax())
             raise DataError(
                 f"the images of {len(np.unique(of_case[differs]))} cases have different {plural}: "

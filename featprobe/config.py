@@ -55,7 +55,7 @@ class Bounded:
                 if low or high:
                     flag = "--" + field.name.replace("_", "-")
                     default = field.default if field.default not in {None, ()} else least
-                    shown = default[0] if isinstance(default, tuple) else default
+                    shown = most if high else default[0] if isinstance(default, tuple) else default
                     bound = f"at least {least:g}" if low else f"at most {most:g}"
                     raise ConfigError(f"{flag} is {number}", f"it must be {bound}", f"type {flag} {shown}")
 

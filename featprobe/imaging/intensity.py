@@ -127,5 +127,7 @@ def canonical_intensity(text: str) -> str:
 
 def _bad(text: str, why: str) -> ConfigError:
     return ConfigError(
-        f"{text!r} is no rule for intensities", f"{why}; {_GRAMMAR}", "type: --intensity percentile:0.5:99.5"
+        f"{text!r} is no rule for intensities",
+        f"{why}; {_GRAMMAR}" if why else _GRAMMAR,
+        "type: --intensity percentile:0.5:99.5",
     )

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from featprobe import report, significance
+from featprobe.cache import Cache
 from featprobe.config import CompareConfig
 from featprobe.errors import ConfigError
 from featprobe.metrics import default_metrics, main_metric
@@ -79,8 +80,9 @@ def _content(
     predictions: pd.DataFrame,
     runs: Sequence[Mapping[str, Any]],
 ) -> ReportContent:
-    maps = tuple(embedding_maps(config, estimates))
-    leaks = tuple(leak_pairs(config, estimates))
+    caches = _caches(config, runs)
+    maps = tuple(embedding_maps(config, caches, estimates)) if config.map != "none" else ()
+    leaks = tuple(leak_pairs(caches, estimates))
     about = predictions.attrs
     estimates, predictions = add_systems(*by_family(estimates, predictions))
     compared, standings = [], []
@@ -119,6 +121,13 @@ def _content(
         notes=tuple(_notes(runs)),
         provenance=_provenance(config, estimates, runs),
     )
+
+
+def _caches(config: CompareConfig, runs: Sequence[Mapping[str, Any]]) -> list[Cache]:
+    """The cache named, and those that the probes were fitted on, as far as they are there."""
+    recorded = [run.get("probe", {}).get("configuration", {}).get("cache") for run in runs]
+    folders = [config.cache, *(Path(folder) for folder in recorded if folder)]
+    return [Cache(folder) for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
 def _metric(config: CompareConfig, task: str, family: str) -> str:

@@ -98,7 +98,8 @@ def _gated(name: str, samples: Samples, config: EvaluationOptions) -> Question:
         "scheme": plan.scheme,
         "leaks": [*config.allow_leaks, "dropped" if config.drop_leaks else ""],
     }
-    notes = (*undeclared, *gate_notes, *_joined_notes(passed, joined), *plan.notes)
+    given = plan.scheme == "user's split"
+    notes = (*undeclared, *gate_notes, *_joined_notes(passed, joined, given=given), *plan.notes)
     return Question(name, planned, plan, notes, settings, _protocol(config))
 
 
@@ -108,14 +109,15 @@ def _protocol(config: EvaluationOptions) -> str:
     return "featprobe" if config.holdout is None else f"featprobe holdout {100 * config.holdout:g} %"
 
 
-def _joined_notes(before: Samples, after: Samples) -> tuple[str, ...]:
-    """What was joined beyond the declared groups: copies and near copies are never apart."""
+def _joined_notes(before: Samples, after: Samples, *, given: bool) -> tuple[str, ...]:
+    """What was joined beyond the declared groups; under a split that was `given` only for the statistics."""
     moved = after.group != before.group
     if not moved.any():
         return ()
     near = int((moved & (before.twin != "")).sum())
     how = f" ({near} of them of a near copy)" if near else ""
-    return (f"{int(moved.sum())} images joined the group of a copy{how}: copies are never apart",)
+    why = "they are resampled as one group" if given else "copies are never apart"
+    return (f"{int(moved.sum())} images joined the group of a copy{how}: {why}",)
 
 
 def seeds(config: EvaluationOptions) -> range:

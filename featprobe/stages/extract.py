@@ -177,7 +177,7 @@ def _need_one_content(cache: Cache, source: Source, entries: Sequence[CacheEntry
     if not there & set(source.samples.sha256.tolist()):
         raise ConfigError(
             f"the cache already holds another data set called {source.name!r}",
-            f"it shares no image with {source.spec}",
+            f"it shares no image with {source.spec} (other --slices or --axis give other images)",
             f"name this one: --data OTHER={datasets.split_spec(source.spec)[1]}",
         )
 

@@ -36,7 +36,9 @@ def findings(
     places = report.digits(metric, rows.value)
     sentences = [_order(metric, rows, order, places)]
     tied = [str(system) for system in ranked.system[ranked.in_best_set] if system != leader]
-    if tied:
+    if len(order) > 1 and comparisons.p_adjusted.isna().all():
+        sentences.append(f"No difference can be tested: {comparisons.method.iloc[0]}.")
+    elif tied:
         sentences.append(
             f"{leader} can't be told apart from {_joined(tied)} (simultaneous 95 % bounds, paired by group)."
         )
@@ -132,7 +134,12 @@ def _fused(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     for _, part in rows.groupby(same, sort=False, dropna=False):
         together = part.index[part.fusion.str.startswith("concat-")]
         alone = part.index[(part.fusion != "") & ~part.inputs.str.contains("+", regex=False)]
-        found += [("Fusion less one modality", str(a), str(b)) for a in together for b in alone]
+        found += [
+            ("Fusion less one modality", str(a), str(b))
+            for a in together
+            for b in alone
+            if part.fusion[a] == f"concat-{part.fusion[b]}"
+        ]
     return found
 
 
@@ -140,7 +147,8 @@ def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame, places: int = 3) -
     pair = pairs[((pairs.a == a) & (pairs.b == b)) | ((pairs.a == b) & (pairs.b == a))].iloc[0]
     sign = 1.0 if pair.a == a else -1.0
     low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
-    verdict = "a real difference" if pair.p_adjusted < LEVEL else "can't be told apart"
+    told = "a real difference" if pair.p_adjusted < LEVEL else "can't be told apart"
+    verdict = told if math.isfinite(pair.p_adjusted) else f"not tested, {pair.method}"
     return (
         f"{what}, {a} minus {b}: {_number(sign * pair.difference, places, '+')} "
         f"{_interval(low, high, places, '+')}, p adjusted for all pairs {_p(pair.p_adjusted)}: {verdict}."

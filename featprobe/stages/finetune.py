@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from featprobe import backbones, splitting
 from featprobe.config import FinetuneConfig
-from featprobe.errors import DataError
+from featprobe.errors import DataError, LeakError
 from featprobe.heads import HEADS_NUMERICS, Progress, TrainingRecipe
 from featprobe.imaging import Intensity, parse_intensity
 from featprobe.records import IntArray, Predictions, Preprocessing, Recipe, RunKey, Samples
@@ -80,8 +80,7 @@ def finetune(config: FinetuneConfig) -> Summary:
     sources = open_sources(config, config.workers)
     for source in sources:
         _need_classes(source)
-        # The gate needs no pixels for most leaks: such a data set is refused before it is decoded.
-        question(source.name, source.samples, config)
+        _refuse_early(source, config)
     device = pick_device(config.device)
     keep_freed_memory(device)
     folder = ResultsFolder(config.out)
@@ -105,6 +104,15 @@ def finetune(config: FinetuneConfig) -> Summary:
         f"finetune: {computed} computed, {reused} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
     )
     return Summary(computed, reused, (config.out / "results.csv",))
+
+
+def _refuse_early(source: Source, config: FinetuneConfig) -> None:
+    """The gate needs no pixels for most leaks: such a data set is refused before it is decoded."""
+    try:
+        question(source.name, source.samples, config)
+    except LeakError as error:
+        more = "equal pixels and near copies are looked for after decoding, see featprobe inspect"
+        raise LeakError(error.wrong, f"{error.known}; {more}", error.next_step) from None
 
 
 def _need_classes(source: Source) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from featprobe import splitting
 from featprobe.cache import Cache
-from featprobe.config import CompareConfig
 from featprobe.imaging import THUMBNAIL_SIDE
 from featprobe.records import LeakPair, Samples
 
@@ -16,17 +15,15 @@ MOST: int = 12
 """Pairs of one kind that are shown for a data set; `featprobe inspect --out DIR` lists them all."""
 
 
-def leak_pairs(config: CompareConfig, estimates: pd.DataFrame) -> Iterator[LeakPair]:
-    """The leaks in every data set that the results rest on and the cache still holds."""
-    if not config.cache.is_dir():
-        return
-    wanted = set(estimates["fingerprint"])
+def leak_pairs(caches: Sequence[Cache], estimates: pd.DataFrame) -> Iterator[LeakPair]:
+    """The leaks in every data set that the results rest on and one of the caches still holds."""
+    wanted = set(zip(estimates["dataset"], estimates["fingerprint"], strict=True))
     seen: set[str] = set()
-    cache = Cache(config.cache)
-    for entry in cache.current():
-        if entry.dataset not in seen and entry.recipe.fingerprint in wanted:
-            seen.add(entry.dataset)
-            yield from _pairs(entry.dataset, cache.read_samples(entry.path))
+    for cache in caches:
+        for entry in cache.current():
+            if entry.dataset not in seen and (entry.dataset, entry.recipe.fingerprint) in wanted:
+                seen.add(entry.dataset)
+                yield from _pairs(entry.dataset, cache.read_samples(entry.path))
 
 
 def _pairs(dataset: str, samples: Samples) -> Iterator[LeakPair]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,18 +18,20 @@ MAP_ROWS: Final = 5000
 """Points of an embedding map at most: more of them hide each other and swell the file."""
 
 
-def embedding_maps(config: CompareConfig, estimates: pd.DataFrame) -> list[EmbeddingMap]:
-    """A map of every frozen embedding table that the results rest on and the cache still holds."""
-    if config.map == "none":
-        return []
-    wanted = {(row.fingerprint, row.pooling) for row in estimates[estimates["mode"] == "frozen"].itertuples()}
-    cache = Cache(config.cache)
-    return [
-        _map(cache.read(entry.path, pooling, thumbnails=False), config)
-        for entry in (cache.current() if config.cache.is_dir() else [])
-        for pooling in entry.poolings
-        if (entry.recipe.fingerprint, pooling) in wanted
-    ]
+def embedding_maps(
+    config: CompareConfig, caches: Sequence[Cache], estimates: pd.DataFrame
+) -> list[EmbeddingMap]:
+    """A map of every frozen embedding table that the results rest on and one of the caches still holds."""
+    frozen = estimates[estimates["mode"] == "frozen"]
+    wanted = set(zip(frozen["dataset"], frozen["fingerprint"], frozen["pooling"], strict=True))
+    found: dict[tuple[str, str, str], EmbeddingMap] = {}
+    for cache in caches:
+        for entry in cache.current():
+            for pooling in entry.poolings:
+                key = (entry.dataset, entry.recipe.fingerprint, pooling)
+                if key in wanted and key not in found:
+                    found[key] = _map(cache.read(entry.path, pooling, thumbnails=False), config)
+    return list(found.values())
 
 
 def _map(table: EmbeddingTable, config: CompareConfig) -> EmbeddingMap:

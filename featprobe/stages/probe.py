@@ -102,6 +102,9 @@ def _units(config: ProbeConfig, material: Material) -> Iterator[Unit]:
         if seed == config.seed:
             for note in dict.fromkeys(note for view in found for note in view.notes):
                 print(f"{material.name}: {note}")
+        if material.scheme:
+            plan = dataclasses.replace(subject.plan, scheme=material.scheme)
+            subject = dataclasses.replace(subject, plan=plan)
         for view in found:
             for table in material.tables:
                 for fraction, shots in amounts:

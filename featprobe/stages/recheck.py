@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -96,6 +97,8 @@ def recheck_entry(
         name: tuple(value) if isinstance(value, list) else value
         for name, value in recorded.get("options", {}).items()
     }
+    if options.get("pseudonymize"):
+        options["pseudonymize"] = Path(options["pseudonymize"])
     dataset = open_dataset(spec, DatasetOptions(**options))
     rule = entry.recipe.preprocessing
     pooling = entry.poolings[0]

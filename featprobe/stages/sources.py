@@ -56,7 +56,11 @@ def open_sources(config: DataOptions, workers: int | None = None) -> list[Source
         hashed = dataset.samples.replace(
             sha256=hash_images(dataset, workers=workers or (os.cpu_count() or 1), progress=True)
         )
-        source = Source(dataset, hashed, absolute_spec(spec), dataclasses.asdict(options))
+        recorded = {
+            name: str(value.absolute()) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(options).items()
+        }
+        source = Source(dataset, hashed, absolute_spec(spec), recorded)
         before = opened.get(source.name)
         if before is not None and before.samples.sha256.tolist() != hashed.sha256.tolist():
             raise ConfigError(

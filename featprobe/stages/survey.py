@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from featprobe.datasets import UnreadableImageError
+from featprobe.errors import DataError
 from featprobe.imaging import THUMBNAIL_SIDE, Print, print_of
 from featprobe.records import AnyArray, IntArray, Samples, TextArray, texts
 from featprobe.shortcuts import FILE_SIZE
@@ -84,6 +85,9 @@ def survey(source: Source, workers: int | None) -> Survey:
             )
         except (UnreadableImageError, OSError) as error:
             return str(error)
+        except DataError as error:
+            error.wrong = f"{source.samples.path[row]}: {error.wrong}"
+            raise
 
     rows = range(len(source.samples))
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:

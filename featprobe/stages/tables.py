@@ -44,11 +44,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """One data set to be judged on (or a pair, the first to learn from): `samples` N rows of every table."""
+    """One data set to be judged on (or a pair, the first to learn from): `samples` N rows of every table.
+
+    `scheme`: how a pair is parted, in words.
+    """
 
     name: str
     samples: Samples
     tables: tuple[Table, ...]
+    scheme: str = ""
 
 
 def materials(cache: Cache, config: ProbeConfig) -> list[Material]:
@@ -69,6 +73,21 @@ def materials(cache: Cache, config: ProbeConfig) -> list[Material]:
     if config.data:
         raise ConfigError(
             "--data can't be used with --train-on", "the data sets are named there", "leave --data out"
+        )
+    other = [
+        flag
+        for flag, given in (
+            ("--resplit", config.resplit),
+            ("--holdout", config.holdout is not None),
+            ("--leave-out", config.leave_out is not None),
+        )
+        if given
+    ]
+    if other:
+        raise ConfigError(
+            f"{other[0]} can't be used with --train-on",
+            "one data set is learnt from, the other is judged on: there is nothing to split",
+            f"leave {other[0]} out",
         )
     entries = _selected(cache, config, (config.train_on, *config.test_on))
     return [_transfer(cache, config, config.train_on, name, entries) for name in config.test_on]
@@ -165,7 +184,14 @@ def _transfer(
         samples = splitting.transfer(parts[train][0], parts[test][0], names=(train, test))
     except SplitError as error:
         raise SplitError(f"{train!r} and {test!r}: {error.wrong}", error.known, error.next_step) from None
-    return Material(f"{train}->{test}", splitting.with_twins(samples), tables)
+    shared = set(parts[train][0].group.tolist()) & set(parts[test][0].group.tolist())
+    if shared and parts[train][0].groups_declared:
+        print(
+            f"{train}->{test}: {len(shared)} group names occur in both data sets; they are taken for different "
+            "people (--pseudonymize with one key, or equal images, would tell)"
+        )
+    scheme = f"trained on all of {train}, tested on all of {test}"
+    return Material(f"{train}->{test}", splitting.with_twins(samples), tables, scheme)
 
 
 def _embeddings(cache: Cache, entry: CacheEntry, pooling: str) -> AnyArray:

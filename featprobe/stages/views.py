@@ -61,7 +61,7 @@ def views(subject: Question, config: ProbeConfig) -> list[View]:
     if config.fusion and not mixed:
         raise ConfigError(
             f"--fusion {' '.join(config.fusion)} needs several modalities",
-            f"data set {subject.name!r} has {modalities[0] if modalities else 'none'} alone",
+            f"the modalities of data set {subject.name!r}: {modalities[0] if modalities else 'none is named'}",
             "add a column modality to the manifest, or leave --fusion out",
         )
     fusion = config.fusion or (("alone", "concat") if mixed else ("pool",))
@@ -105,11 +105,14 @@ def _case_views(
     subject: Question, config: ProbeConfig, modalities: tuple[str, ...], fusion: Sequence[str]
 ) -> list[View]:
     samples = subject.samples
-    grouped = cases.cases_of(samples)
+    grouped = cases.cases_of(samples, sides=subject.plan.scheme == "user's split")
     used = grouped.of_image
     keep = np.arange(len(grouped.samples))
     notes: list[str] = []
     mixed = len(modalities) > 1
+    nameless = int((samples.modality == "").sum())
+    if mixed and nameless:
+        notes.append(f"{nameless} images have no modality: they are in no modality alone and in no fusion")
     if mixed:
         whole = cases.complete(samples.modality, used, len(keep), modalities)
         lacking = int((~whole).sum())
@@ -133,6 +136,14 @@ def _case_views(
             asked.append(("+".join(modalities), f"concat-{how}", modalities))
     result = []
     for inputs, how, members in asked:
+        own = list(notes)
+        if mixed and len(members) == 1:
+            have = number[used][samples.modality == members[0]]
+            without = len(keep) - len(np.unique(have[have >= 0]))
+            if without:
+                own.append(
+                    f"{inputs} alone by case: {without} of {len(keep)} cases have none, and only the mean stands in"
+                )
         wanted = np.isin(samples.modality, members) if mixed else np.ones(len(samples), dtype=bool)
         chosen = np.flatnonzero(wanted & (number[used] >= 0))
         result.append(
@@ -143,7 +154,7 @@ def _case_views(
                 fusion=how.removeprefix("concat-") if len(members) == 1 else how,
                 samples=judged,
                 folds=_of_cases(subject.plan.folds, number[used]),
-                notes=tuple(notes),
+                notes=tuple(own),
                 chosen=chosen,
                 of_case=number[used][chosen],
                 modalities=members,

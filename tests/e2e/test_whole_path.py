@@ -123,8 +123,8 @@ def test_a_study_runs_whole_and_a_second_run_computes_nothing(featprobe, study, 
     }
 
 
-def test_the_cache_keeps_its_contract(featprobe, manifest, tmp_path):
-    result = featprobe("extract", "--data", manifest, *QUICK, "--pooling", "gap", "pre_logits")
+def test_the_cache_keeps_its_contract(quick_featprobe, manifest, tmp_path):
+    result = quick_featprobe("extract", "--data", manifest, *QUICK, "--pooling", "gap", "pre_logits")
     assert result.returncode == 0, result.stderr
     path = next((tmp_path / "cache").rglob("*.h5"))
     with h5py.File(path) as file:
@@ -142,62 +142,62 @@ def test_the_cache_keeps_its_contract(featprobe, manifest, tmp_path):
         )
 
 
-def test_labels_are_refreshed_without_a_forward_pass(featprobe, manifest, tmp_path):
-    assert featprobe("extract", "--data", manifest, *QUICK).returncode == 0
+def test_labels_are_refreshed_without_a_forward_pass(quick_featprobe, manifest, tmp_path):
+    assert quick_featprobe("extract", "--data", manifest, *QUICK).returncode == 0
     manifest.write_text(manifest.read_text().replace(",malignant,", ",suspicious,"))
-    again = featprobe("extract", "--data", manifest, *QUICK)
+    again = quick_featprobe("extract", "--data", manifest, *QUICK)
     assert again.returncode == 0, again.stderr
     assert "0 computed, 1 there already" in again.stdout
     with h5py.File(next((tmp_path / "cache").rglob("*.h5"))) as file:
         assert [name.decode() for name in file["label_names"][:]] == ["benign", "suspicious"]
 
 
-def test_a_grown_list_takes_over_what_is_cached(featprobe, manifest, tmp_path):
+def test_a_grown_list_takes_over_what_is_cached(quick_featprobe, manifest, tmp_path):
     everything = manifest.read_text().splitlines()
     manifest.write_text("\n".join([everything[0], *everything[5:]]) + "\n")
-    assert featprobe("extract", "--data", manifest, *QUICK).returncode == 0
+    assert quick_featprobe("extract", "--data", manifest, *QUICK).returncode == 0
     old = next((tmp_path / "cache").rglob("*.h5"))
     with h5py.File(old) as file:
         before = dict(zip(file["samples/id"].asstr()[:], file["embeddings/gap"][:], strict=True))
     manifest.write_text("\n".join(everything) + "\n")
-    assert featprobe("extract", "--data", manifest, *QUICK).returncode == 0
+    assert quick_featprobe("extract", "--data", manifest, *QUICK).returncode == 0
     new = next(path for path in (tmp_path / "cache").rglob("*.h5") if path != old)
     with h5py.File(new) as file:
         after = dict(zip(file["samples/id"].asstr()[:], file["embeddings/gap"][:], strict=True))
     assert len(after) == len(before) + 4
     for name, row in before.items():
         np.testing.assert_array_equal(after[name], row)
-    listed = featprobe("cache", "ls")
+    listed = quick_featprobe("cache", "ls")
     assert "superseded" in listed.stdout
-    assert old.name in featprobe("cache", "gc").stdout
+    assert old.name in quick_featprobe("cache", "gc").stdout
     assert new.exists()
     assert not old.exists()
 
 
-def test_unreadable_images_are_quarantined_and_come_back(featprobe, manifest, tmp_path):
+def test_unreadable_images_are_quarantined_and_come_back(quick_featprobe, manifest, tmp_path):
     broken = tmp_path / "images" / "benign" / "patient000_0.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    first = featprobe("extract", "--data", manifest, *QUICK)
+    first = quick_featprobe("extract", "--data", manifest, *QUICK)
     assert first.returncode == 0, first.stderr
     assert "quarantine" in first.stdout
     assert broken.name in first.stdout
     broken.write_bytes(whole)
-    second = featprobe("extract", "--data", manifest, *QUICK)
+    second = quick_featprobe("extract", "--data", manifest, *QUICK)
     assert second.returncode == 0, second.stderr
     with h5py.File(max((tmp_path / "cache").rglob("*.h5"), key=os.path.getmtime)) as file:
         assert len(file["samples/id"]) == 48
         assert len(file["quarantine/id"]) == 0
 
 
-def test_cache_verify_recheck_and_export(featprobe, manifest, tmp_path):
-    assert featprobe("extract", "--data", manifest, *QUICK).returncode == 0
+def test_cache_verify_recheck_and_export(quick_featprobe, manifest, tmp_path):
+    assert quick_featprobe("extract", "--data", manifest, *QUICK).returncode == 0
     path = next((tmp_path / "cache").rglob("*.h5"))
-    assert featprobe("cache", "verify").returncode == 0
-    checked = featprobe("cache", "recheck")
+    assert quick_featprobe("cache", "verify").returncode == 0
+    checked = quick_featprobe("cache", "recheck")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert featprobe("cache", "export", "--out", "table.npz").returncode == 0
-    assert featprobe("cache", "export", "--out", "table.parquet").returncode == 0
+    assert quick_featprobe("cache", "export", "--out", "table.npz").returncode == 0
+    assert quick_featprobe("cache", "export", "--out", "table.parquet").returncode == 0
     with np.load(tmp_path / "table.npz") as table, h5py.File(path) as file:
         np.testing.assert_array_equal(table["embeddings"], file["embeddings/gap"][:])
     assert len(pd.read_parquet(tmp_path / "table.parquet")) == 48
@@ -208,7 +208,7 @@ def test_cache_verify_recheck_and_export(featprobe, manifest, tmp_path):
         byte = raw.read(1)[0]
         raw.seek(place + 100)
         raw.write(bytes([byte ^ 1]))
-    damaged = featprobe("cache", "verify")
+    damaged = quick_featprobe("cache", "verify")
     assert damaged.returncode == 1
     assert "DAMAGED" in damaged.stdout
 
@@ -240,8 +240,8 @@ def test_kill_and_resume_give_the_bytes_of_an_unbroken_run(featprobe, manifest, 
         np.testing.assert_array_equal(file["embeddings/gap"][:], whole)
 
 
-def test_several_backbones_share_one_call(featprobe, image_folder, tmp_path):
-    result = featprobe(
+def test_several_backbones_share_one_call(quick_featprobe, image_folder, tmp_path):
+    result = quick_featprobe(
         "extract",
         "--data",
         image_folder,
@@ -274,11 +274,11 @@ def test_completion_scripts_are_printed(featprobe):
         assert "extract" in result.stdout
 
 
-def test_backbones_are_listed_and_shown(featprobe):
-    listed = featprobe("backbones", "ls")
+def test_backbones_are_listed_and_shown(quick_featprobe):
+    listed = quick_featprobe("backbones", "ls")
     assert listed.returncode == 0, listed.stderr
     assert "dinov2_vitb14" in listed.stdout
-    shown = featprobe("backbones", "show", "dinov2_vits14")
+    shown = quick_featprobe("backbones", "show", "dinov2_vits14")
     assert shown.returncode == 0, shown.stderr
     assert "resize256-crop224-bicubic" in shown.stdout
     assert "(default)" in next(line for line in shown.stdout.splitlines() if "authors" in line)

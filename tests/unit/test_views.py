@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from featprobe.config import ProbeConfig
-from featprobe.errors import ConfigError
+from featprobe.errors import ConfigError, DataError
 from featprobe.records import Samples
 from featprobe.splitting import Fold, SplitPlan
 from featprobe.stages.evaluation import Question
@@ -101,3 +103,26 @@ def test_cases_that_lack_a_modality_are_dropped_or_said():
 def test_fusion_without_modalities_is_refused():
     with pytest.raises(ConfigError, match=r"needs several modalities.*column modality"):
         views(_question(modality=("T1",)), ProbeConfig(fusion=("concat",)))
+
+
+def test_a_split_that_is_made_anew_does_not_matter_to_cases():
+    torn = _question()
+    sides = ["train", "test"] * (len(torn.samples) // 2)
+    torn = dataclasses.replace(torn, samples=torn.samples.replace(split=np.array(sides)))
+    assert len(views(torn, ProbeConfig(level=("case",)))) == 3
+    given = dataclasses.replace(torn, plan=dataclasses.replace(torn.plan, scheme="user's split"))
+    with pytest.raises(DataError, match="different splits"):
+        views(given, ProbeConfig(level=("case",)))
+
+
+def test_what_no_modality_is_known_of_is_said():
+    question = _question(lacking=(1,))
+    unnamed = question.samples.modality.copy()
+    unnamed[0] = ""
+    found = views(
+        dataclasses.replace(question, samples=question.samples.replace(modality=unnamed)),
+        ProbeConfig(level=("case",)),
+    )
+    assert any("1 images have no modality" in note for note in found[0].notes)
+    assert any("T1 alone by case: 1 of 6 cases have none" in note for note in found[0].notes)
+    assert not any("T1 alone" in note for note in found[-1].notes)
