@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from featprobe import report
 from featprobe.metrics import higher_is_better
 from featprobe.metrics import label as metric_label
+from featprobe.stages.systems import SYSTEM_COLUMNS
 
 LEVEL: Final = 0.05
 """An adjusted p-value below this is called a difference."""
@@ -67,48 +68,27 @@ def _order(metric: str, rows: pd.DataFrame, order: Sequence[str], places: int = 
     return f"{metric_label(metric)}, {which} first: {'; '.join(stated)}."
 
 
+def _alike(rows: pd.DataFrame, *but: str) -> Iterator[pd.DataFrame]:
+    """The rows of systems that differ in the columns `but` alone (and in the fingerprint, which follows)."""
+    same = [name for name in SYSTEM_COLUMNS if name not in {"fingerprint", *but}]
+    for _, part in rows.groupby(same, sort=False, dropna=False):
+        yield part
+
+
 def _canaries(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(what, a, b) for every backbone that was also run with random weights: do its weights help at all?"""
-    same = [
-        "backbone",
-        "mode",
-        "pooling",
-        "layer",
-        "inputs",
-        "fusion",
-        "preprocessing",
-        "probe",
-        "protocol",
-        "fraction",
-        "shots",
-        "seed",
+    return [
+        ("Given weights less random ones", str(a), str(b))
+        for part in _alike(rows, "weights")
+        for a in part.index[part.weights != "random"]
+        for b in part.index[part.weights == "random"]
     ]
-    found = []
-    for _, part in rows.groupby(same, sort=False, dropna=False):
-        control = part.index[part.weights == "random"]
-        found += [
-            ("Given weights less random ones", str(a), str(b))
-            for a in part.index[part.weights != "random"]
-            for b in control
-        ]
-    return found
 
 
 def _unfrozen(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(what, a, b) for every trained model with the frozen probe of the same backbone: does training it help?"""
-    same = [
-        "backbone",
-        "weights",
-        "pooling",
-        "inputs",
-        "fusion",
-        "preprocessing",
-        "fraction",
-        "shots",
-        "seed",
-    ]
     found = []
-    for _, part in rows.groupby(same, sort=False, dropna=False):
+    for part in _alike(rows, "mode", "probe", "layer"):
         frozen = part[part["mode"] == "frozen"]
         chosen = frozen.index[frozen.probe == "logistic"].tolist() or frozen.index.tolist()
         trained = part.index[~part["mode"].isin(["frozen"])]
@@ -117,30 +97,14 @@ def _unfrozen(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 
 def _fused(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """(what, a, b) for several modalities together with each alone, same backbone and probe: does fusing help?"""
-    same = [
-        "backbone",
-        "weights",
-        "mode",
-        "pooling",
-        "layer",
-        "preprocessing",
-        "probe",
-        "fraction",
-        "shots",
-        "seed",
+    """(what, a, b) for several modalities side by side with each alone, all else equal: does fusing help?"""
+    return [
+        ("Fusion less one modality", str(a), str(b))
+        for part in _alike(rows, "inputs", "fusion")
+        for a in part.index[part.fusion.str.startswith("concat-")]
+        for b in part.index[(part.fusion != "") & ~part.inputs.str.contains("+", regex=False)]
+        if part.fusion[a] == f"concat-{part.fusion[b]}"
     ]
-    found = []
-    for _, part in rows.groupby(same, sort=False, dropna=False):
-        together = part.index[part.fusion.str.startswith("concat-")]
-        alone = part.index[(part.fusion != "") & ~part.inputs.str.contains("+", regex=False)]
-        found += [
-            ("Fusion less one modality", str(a), str(b))
-            for a in together
-            for b in alone
-            if part.fusion[a] == f"concat-{part.fusion[b]}"
-        ]
-    return found
 
 
 def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame, places: int = 3) -> str:
