@@ -109,6 +109,8 @@ def _case_views(
     used = grouped.of_image
     keep = np.arange(len(grouped.samples))
     notes: list[str] = []
+    if len(keep) == len(samples):
+        notes.append("every case has one image, so judging by case says what judging by image does")
     mixed = len(modalities) > 1
     nameless = int((samples.modality == "").sum())
     if mixed and nameless:

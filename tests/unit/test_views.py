@@ -61,6 +61,8 @@ def test_without_modalities_images_are_pooled_to_cases():
 def test_single_images_need_no_cases():
     question = _question(modality=("",))
     assert _named(views(question, ProbeConfig())) == [("image", "", "")]
+    asked = views(question, ProbeConfig(level=("case",)))
+    assert "every case has one image" in asked[0].notes[0]
 
 
 def test_every_view_tests_the_same_groups_in_the_same_fold():
