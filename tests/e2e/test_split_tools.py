@@ -84,6 +84,7 @@ def test_amounts_seeds_sites_and_hospitals(quick_featprobe, hospitals):
     for flags, words in (
         (("--train-on", "near"), "belong together"),
         (("--train-on", "near", "--test-on", "farr"), "did you mean"),
+        (("--train-on", "near", "--test-on", "far", "--resplit"), "--resplit can't be used with --train-on"),
         (("--fusion", "concat"), "needs several modalities"),
     ):
         refused = quick_featprobe("probe", *PROBE, *flags)

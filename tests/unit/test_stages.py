@@ -13,6 +13,7 @@ from featprobe.config import CompareConfig, ExtractConfig
 from featprobe.errors import ConfigError, MissingExtraError, SplitError
 from featprobe.records import KEY_COLUMNS, EmbeddingTable, Preprocessing, Recipe, RunKey, Samples
 from featprobe.stages import evaluation, maps
+from featprobe.stages.families import by_family
 from featprobe.stages.findings import _order, findings
 from featprobe.stages.sources import BackboneRun, absolute_spec, backbone_runs
 from featprobe.stages.systems import add_systems
@@ -155,6 +156,39 @@ def test_findings_state_order_best_set_and_contrasts_with_their_sign():
     unfrozen = next(sentence for sentence in sentences if sentence.startswith("Trained less frozen"))
     assert "trained minus given: -0.020" in unfrozen
     assert unfrozen.endswith("can't be told apart.")
+
+
+def test_what_can_not_be_tested_is_no_tie():
+    frames = report_frames(
+        {("control", "given"): np.nan, ("given", "trained"): np.nan, ("control", "trained"): np.nan}
+    )
+    frames[1]["method"] = "undefined: 1 group in the test rows"
+    sentences = findings("accuracy", *frames)
+    assert sentences[1] == "No difference can be tested: undefined: 1 group in the test rows."
+    assert all(
+        sentence.endswith("not tested, undefined: 1 group in the test rows.") for sentence in sentences[2:]
+    )
+
+
+def test_only_systems_that_were_judged_on_the_same_rows_are_rivals():
+    keys = [
+        KEY,
+        dataclasses.replace(KEY, inputs="T1"),
+        dataclasses.replace(KEY, inputs="T1", level="case", fusion="mean"),
+        dataclasses.replace(KEY, seed=1),
+        dataclasses.replace(KEY, protocol="featprobe holdout 20 %"),
+        dataclasses.replace(KEY, fraction=0.1),
+    ]
+    frame = pd.DataFrame([key.to_dict() for key in keys])
+    named, _ = by_family(frame, frame)
+    assert named["dataset"].tolist() == [
+        "d, seed 0",
+        "d, T1 alone, seed 0",
+        "d, seed 0",
+        "d, seed 1",
+        "d, holdout 20 %, seed 0",
+        "d, seed 0",
+    ]
 
 
 def test_of_many_systems_the_first_sentence_names_the_first_and_the_last():
