@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,14 +53,4 @@ def _pairs(source: Source, leaks: Sequence[Leak]) -> Iterator[LeakPair]:
         except OSError:
             continue
         shown[leak.kind] += 1
-        yield LeakPair(
-            dataset=source.name,
-            kind=leak.kind,
-            id_a=leak.id_a,
-            id_b=leak.id_b,
-            split_a=leak.split_a,
-            split_b=leak.split_b,
-            distance=leak.distance,
-            thumb_a=thumb_a,
-            thumb_b=thumb_b,
-        )
+        yield LeakPair(dataset=source.name, thumb_a=thumb_a, thumb_b=thumb_b, **dataclasses.asdict(leak))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -27,21 +29,13 @@ def leak_pairs(caches: Sequence[Cache], estimates: pd.DataFrame) -> Iterator[Lea
 
 
 def _pairs(dataset: str, samples: Samples) -> Iterator[LeakPair]:
+    """The first MOST of each kind; those across splits come first."""
+    pictures = samples.thumbnail.reshape(len(samples), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     position = {name: row for row, name in enumerate(samples.id.tolist())}
-    shown: dict[str, int] = {}
-    for leak in splitting.find_leaks(splitting.with_twins(samples)):
-        shown[leak.kind] = shown.get(leak.kind, 0) + 1
+    shown: Counter[str] = Counter()
+    leaks = splitting.find_leaks(splitting.with_twins(samples))
+    for leak in sorted(leaks, key=lambda leak: not leak.crosses):
+        shown[leak.kind] += 1
         if shown[leak.kind] <= MOST:
-            a, b = position[leak.id_a], position[leak.id_b]
-            side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-            yield LeakPair(
-                dataset=dataset,
-                kind=leak.kind,
-                id_a=leak.id_a,
-                id_b=leak.id_b,
-                split_a=leak.split_a,
-                split_b=leak.split_b,
-                distance=leak.distance,
-                thumb_a=samples.thumbnail[a].reshape(side),
-                thumb_b=samples.thumbnail[b].reshape(side),
-            )
+            thumb_a, thumb_b = (pictures[position[name]] for name in (leak.id_a, leak.id_b))
+            yield LeakPair(dataset=dataset, thumb_a=thumb_a, thumb_b=thumb_b, **dataclasses.asdict(leak))

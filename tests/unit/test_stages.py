@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,12 @@ import pytest
 
 from featprobe.config import CompareConfig, ExtractConfig
 from featprobe.errors import ConfigError, MissingExtraError, SplitError
+from featprobe.imaging import THUMBNAIL_SIDE
 from featprobe.records import KEY_COLUMNS, EmbeddingTable, Preprocessing, Recipe, RunKey, Samples
 from featprobe.stages import evaluation, maps
 from featprobe.stages.families import by_family
 from featprobe.stages.findings import _order, findings
+from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.sources import BackboneRun, absolute_spec, backbone_runs
 from featprobe.stages.systems import add_systems
 
@@ -287,3 +290,40 @@ class TestQuestion:
 
 def test_key_columns_are_the_run_keys_fields():
     assert sorted(KEY_COLUMNS) == sorted(field.name for field in dataclasses.fields(RunKey))
+
+
+class TestLeakPairs:
+    class Shelf:
+        """Two data sets of the same images and recipe, of which `judged` alone was evaluated."""
+
+        def __init__(self, samples):
+            self.samples = samples
+            recipe = SimpleNamespace(fingerprint="f")
+            self.entries = [
+                SimpleNamespace(dataset=name, recipe=recipe, path=name) for name in ("other", "judged")
+            ]
+
+        def current(self):
+            return self.entries
+
+        def read_samples(self, path):
+            assert path == "judged"
+            return self.samples
+
+    def test_the_pairs_are_of_the_data_sets_that_were_judged(self):
+        side = THUMBNAIL_SIDE**2
+        samples = Samples.build(
+            path=["0.png", "1.png", "2.png"],
+            label=[0, 1, 1],
+            label_names=("a", "b"),
+            group=["p", "q", "p"],
+            split=["train", "train", "test"],
+        ).replace(thumbnail=np.repeat(np.arange(3, dtype=np.uint8)[:, None], side, axis=1))
+        estimates = pd.DataFrame({"dataset": ["judged"], "fingerprint": ["f"]})
+        (pair,) = leak_pairs([self.Shelf(samples)], estimates)
+        assert (pair.dataset, pair.kind, pair.id_a, pair.id_b) == ("judged", "group", "0.png", "2.png")
+        assert (pair.thumb_a.shape, int(pair.thumb_a.max()), int(pair.thumb_b.min())) == (
+            (THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+            0,
+            2,
+        )
