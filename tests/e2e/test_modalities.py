@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from featprobe.cache import Cache
+
 STUDY = """
 [[extract]]
 data = "pseudo=manifest.csv"
@@ -95,3 +97,16 @@ def test_each_modality_alone_stands_beside_the_fusion(quick_featprobe, shared, t
     assert "pseudo-smooth alone" in page
     again = quick_featprobe("run", "study.toml")
     assert "nothing to compute" in again.stdout
+
+
+def test_a_rule_for_grey_levels_names_another_cache_file(quick_featprobe, manifest, tmp_path):
+    quick = ("--backbone", "resnet18", "--weights", "random", "--image-size", "32")
+    for rule in ("auto", "range:0:64", "range:0:64.0"):
+        done = quick_featprobe("extract", "--data", manifest, *quick, "--intensity", rule)
+        assert done.returncode == 0, done.stderr
+    files = sorted((tmp_path / "cache").glob("*/*.h5"))
+    assert len(files) == 2  # two spellings of one rule are one rule
+    tables = [Cache(tmp_path / "cache").read(file, "gap") for file in files]
+    assert {table.recipe.preprocessing.intensity for table in tables} == {"auto", "range:0:64"}
+    assert np.abs(tables[0].embeddings - tables[1].embeddings).max() > 1e-3
+    assert tables[0].samples.phash.tolist() == tables[1].samples.phash.tolist()
