@@ -19,10 +19,9 @@ from featprobe.config import (
     FinetuneConfig,
     InspectConfig,
     ProbeConfig,
-    fields_of,
-    item_type,
 )
 from featprobe.errors import ConfigError, FeatprobeError, OutputError, nearest
+from featprobe.options import fields_of, item_type
 
 STAGES: dict[str, tuple[type[Any], str]] = {
     "extract": (ExtractConfig, "featprobe.stages.extract:extract"),
@@ -219,6 +218,51 @@ def _add_backbones(commands: Any, debug: _Parser) -> None:
     show.add_argument(
         "--fit", choices=("crop", "pad", "squash"), default=None, help="how an image is brought to that size"
     )
+    show.add_argument(
+        "--weights",
+        default=None,
+        metavar="FILE",
+        help="also say of every tensor of this file what becomes of it",
+    )
+    show.add_argument(
+        "--weights-dir",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder made by featprobe backbones fetch",
+    )
+    texts = {
+        "fetch": "bring the weights of backbones into a folder, on a connected machine",
+        "bundle": "write weights, licences and hashes into one archive",
+    }
+    for name, text in texts.items():
+        action = actions.add_parser(name, help=text, description=text, parents=[debug], allow_abbrev=False)
+        action.add_argument("names", nargs="*", default=[], metavar="NAME", help="such as dinov2_vitb14")
+        kind = {"fetch": "DIR", "bundle": "FILE.tar"}[name]
+        action.add_argument("--to", type=Path, required=True, metavar=kind, help="where they go")
+        action.add_argument(
+            "--weights",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="NAME=FILE",
+            help="a file of your own that stands for NAME's pretrained weights",
+        )
+        action.add_argument("--offline", action="store_true", help="take only what lies on this machine")
+        action.add_argument(
+            "--weights-dir", type=Path, default=None, metavar="DIR", help="a folder to take them from first"
+        )
+    unbundle = actions.add_parser(
+        "unbundle", help="unpack such an archive", parents=[debug], allow_abbrev=False
+    )
+    unbundle.add_argument("archive", type=Path, metavar="FILE.tar", help="made by featprobe backbones bundle")
+    unbundle.add_argument("--to", type=Path, required=True, metavar="DIR", help="where it goes")
+    verify = actions.add_parser(
+        "verify", help="prove every hash of a weights folder", parents=[debug], allow_abbrev=False
+    )
+    verify.add_argument(
+        "--weights-dir", type=Path, default=None, metavar="DIR", help="folder [FEATPROBE_WEIGHTS_DIR]"
+    )
 
 
 def _configuration(config: type[Any], parsed: argparse.Namespace) -> Any:
@@ -258,9 +302,13 @@ def _dispatch_command(parsed: argparse.Namespace) -> int:
         return _call("featprobe.study:run", parsed.study, parsed.out, parsed.cache)
     if (parsed.command, parsed.action) == ("cache", "export"):
         return _call("featprobe.stages.export:export", _configuration(ExportConfig, parsed))
+    care = parsed.action in {"fetch", "bundle", "unbundle"} or (parsed.command, parsed.action) == (
+        "backbones",
+        "verify",
+    )
     rooms: dict[str, str] = {
         "cache": "featprobe.stages.cache_care",
-        "backbones": "featprobe.stages.backbone_shelf",
+        "backbones": f"featprobe.stages.{'weights_care' if care else 'backbone_shelf'}",
     }
     values = {
         name: value

@@ -6,15 +6,11 @@ and whether it may be repeated stand beside it, so the command line is generated
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from featprobe.errors import ConfigError, nearest
+from featprobe.options import Bounded, option
 from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES, TASKS
 
 LEAKS: Final = ("group", "case", "bytes", "pixels", "near", "label-conflict")
@@ -22,42 +18,6 @@ LEAKS: Final = ("group", "case", "bytes", "pixels", "near", "label-conflict")
 
 DEFAULT_BACKBONE: Final = "efficientnet_lite0"
 """Real ImageNet weights that come with the installation: works behind any firewall."""
-
-C = TypeVar("C")
-
-
-def option(
-    default: Any,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    metavar: str = "",
-    positional: bool = False,
-    least: float | None = None,
-    most: float | None = None,
-) -> Any:
-    """A configuration field with what the command line shows of it; `least` and `most` bound its numbers."""
-    extra = {"help": text, "choices": choices, "metavar": metavar, "positional": positional}
-    extra |= {"least": least, "most": most}
-    return dataclasses.field(default=default, metadata=extra)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bounded:
-    """Refuses numbers outside their field's bounds, whichever door they came through (ConfigError)."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, least, most = getattr(self, field.name), field.metadata["least"], field.metadata["most"]
-            for number in value if isinstance(value, tuple) else (value,):
-                low = least is not None and number is not None and number < least
-                high = most is not None and number is not None and number > most
-                if low or high:
-                    flag = "--" + field.name.replace("_", "-")
-                    default = field.default if field.default not in {None, ()} else least
-                    shown = most if high else default[0] if isinstance(default, tuple) else default
-                    bound = f"at least {least:g}" if low else f"at most {most:g}"
-                    raise ConfigError(f"{flag} is {number}", f"it must be {bound}", f"type {flag} {shown}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +74,7 @@ class DataOptions(Bounded):
     axis: str = option("axial", "how volumes are cut into images", choices=("axial", "coronal", "sagittal"))
     slices: str = option(
         "all",
-        "which slices of a volume: all, every:K, central:N or foreground[:SHARE]",
+        "which slices of a volume: all, every:K, central:N, foreground[:SHARE], or volume (one row, for 3-D backbones)",
         metavar="RULE",
     )
     pseudonymize: Path | None = option(
@@ -137,14 +97,16 @@ class BackboneOptions(Bounded):
         metavar="[NAME=]VALUE",
     )
     pooling: tuple[str, ...] = option(
-        (), "how features become one vector (default: cls for ViTs, gap for CNNs)", choices=POOLINGS
+        (),
+        "how features become one vector: cls, mean, cls+mean, gap, gem, logits, pre_logits, or patches kept apart; for "
+        "all, or for one as NAME=POOLING (default: cls for ViTs, gap for CNNs)",
+        metavar="[NAME=]POOLING",
     )
     preprocessing: str | None = option(
         None,
         "whose evaluation protocol (default: the authors' where published, else native)",
         choices=PREPROCESSING_RULES,
     )
-    image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS", least=1)
     fit: str | None = option(None, "how an image is brought to that size", choices=FITS)
     intensity: str = option(
         "auto",
@@ -152,6 +114,12 @@ class BackboneOptions(Bounded):
         "zscore[:SDS], zscore-nonzero[:SDS]; three windows with commas are three channels",
         metavar="RULE",
     )
+    weights_dir: Path | None = option(
+        None,
+        "folder made by featprobe backbones fetch, asked for pretrained weights first (also FEATPROBE_WEIGHTS_DIR)",
+        metavar="DIR",
+    )
+    remote_code: bool = option(False, "let code run that comes with a Hugging Face model")
     offline: bool = option(False, "never touch the network (also FEATPROBE_OFFLINE=1)")
 
 
@@ -202,6 +170,24 @@ class ExtractConfig(MachineOptions, BackboneOptions, DataOptions):
 
     cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
     storage: str = option("float32", "dtype of the cached embeddings", choices=("float32", "float16"))
+    image_size: tuple[int, ...] = option(
+        (), "side of the square input in pixels; each size is a file of its own", metavar="PIXELS", least=1
+    )
+    layer: tuple[str, ...] = option(
+        (),
+        "where features are taken: last (default), lastN (the last N blocks, each after the final norm) or a module's "
+        "path such as blocks.5 or layer3",
+        metavar="LAYER",
+    )
+    tta: tuple[str, ...] = option(
+        (),
+        "test-time augmentation: hflip, vflip, five-crops, scale:FACTOR; the embedding is the mean over the views",
+        metavar="VIEW",
+    )
+    tta_keep: bool = option(False, "also keep the embedding of every view, as LAYER@VIEW")
+    canaries: bool = option(
+        False, "also extract what a backbone must beat: its random twin and image statistics"
+    )
     seed: int = option(0, "seed of random weights", metavar="N", least=0)
 
 
@@ -215,6 +201,7 @@ class ProbeConfig(EvaluationOptions):
     pooling: tuple[str, ...] = option(
         (), "only these poolings (default: all that are cached)", choices=POOLINGS
     )
+    layer: tuple[str, ...] = option((), "only these layers (default: all that are cached)", metavar="LAYER")
     probe: tuple[str, ...] = option(
         (),
         "which probes (default: logistic and svm for classes, what fits for other targets)",
@@ -246,6 +233,7 @@ class ProbeConfig(EvaluationOptions):
     )
     train_on: str | None = option(None, "a cached data set to learn from", metavar="NAME")
     test_on: tuple[str, ...] = option((), "cached data sets to judge on, with --train-on", metavar="NAME")
+    canaries: bool = option(False, "also fit on shuffled labels: what scores above chance there is a leak")
     jobs: int | None = option(None, "models fitted at a time (default: all cores)", metavar="N", least=1)
 
 
@@ -253,6 +241,7 @@ class ProbeConfig(EvaluationOptions):
 class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOptions):
     """Train the unfrozen opponent on the probe's own splits."""
 
+    image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS", least=1)
     mode: tuple[str, ...] = option(
         ("full",), "what is trained: every weight, or a head on the frozen backbone", choices=("full", "head")
     )
@@ -313,68 +302,3 @@ class InspectConfig(DataOptions):
 
     out: Path | None = option(None, "folder for leaks.csv and leaks.html", metavar="DIR")
     workers: int | None = option(None, "threads that read images", metavar="N", least=1)
-
-
-def fields_of(config: type[Any]) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
-    """Field name -> (resolved type, dataclass field), in declaration order."""
-    hints = typing.get_type_hints(config)
-    return {field.name: (hints[field.name], field) for field in dataclasses.fields(config)}
-
-
-def item_type(hint: Any) -> tuple[type[Any], bool]:
-    """(type of one value, whether the field takes many) of a field's type."""
-    if typing.get_origin(hint) is tuple:
-        return typing.get_args(hint)[0], True
-    if isinstance(hint, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None)), False
-    return hint, False
-
-
-def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
-    """A configuration from TOML keys (hyphens or underscores) or Python arguments.
-
-    Raises ConfigError for an unknown key (nearest known one named) or a value of a wrong type or choice.
-    """
-    known = fields_of(config)
-    filled: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            names = [field.replace("_", "-") for field in known]
-            raise ConfigError(
-                f"unknown key {key!r} in {where}",
-                nearest(key.replace("_", "-"), names) or f"known: {', '.join(names)}",
-            )
-        hint, field = known[name]
-        filled[name] = _checked(key, value, hint, field, where)
-    return config(**filled)
-
-
-def _checked(key: str, value: Any, hint: Any, field: dataclasses.Field[Any], where: str) -> Any:
-    kind, many = item_type(hint)
-    if many:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_one(key, item, kind, field, where) for item in items)
-    if value is None and field.default is None:
-        return None
-    return _one(key, value, kind, field, where)
-
-
-def _one(key: str, value: Any, kind: type[Any], field: dataclasses.Field[Any], where: str) -> Any:
-    accepted: dict[type[Any], tuple[type[Any], ...]] = {
-        Path: (str, Path),
-        float: (int, float),
-        int: (int,),
-        str: (str,),
-        bool: (bool,),
-    }
-    if not isinstance(value, accepted[kind]) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(
-            f"{key!r} in {where} is {value!r}", f"it takes {'text' if kind in {str, Path} else kind.__name__}"
-        )
-    choices = field.metadata["choices"]
-    if choices and value not in choices:
-        raise ConfigError(
-            f"{key!r} in {where} is {value!r}", f"known: {', '.join(choices)}", nearest(str(value), choices)
-        )
-    return kind(value)

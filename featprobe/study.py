@@ -15,20 +15,21 @@ from featprobe.config import (
     ExtractConfig,
     FinetuneConfig,
     ProbeConfig,
-    from_mapping,
 )
 from featprobe.errors import ConfigError, nearest
+from featprobe.options import from_mapping
 from featprobe.stages.summary import Summary
 
 STAGES: Final = ("extract", "export", "probe", "finetune", "compare")
-ABOUT: Final = ("title", "about", "command", "time", "expect")
+ABOUT: Final = ("title", "about", "command", "time", "expect", "canaries")
 
 
 def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
     """Run the study in the file `path`; returns the exit status.
 
-    A study is a table `[study]` (title, about, command, time, expect) and any number of `[[extract]]`,
-    `[[export]]`, `[[probe]]`, `[[finetune]]` and one `[compare]`, whose keys are the stages' flags. Paths of data and
+    A study is a table `[study]` (title, about, command, time, expect, canaries) and any number of `[[extract]]`,
+    `[[export]]`, `[[probe]]`, `[[finetune]]` and one `[compare]`, whose keys are the stages' flags. Canaries run
+    with every study unless `canaries = false` stands in `[study]` or in a section. Paths of data and
     weights are relative to the folder where the command is typed. `out` and `cache` win over the file.
     Raises ConfigError for a file that is missing, no TOML, or has an unknown section or key.
     """
@@ -110,11 +111,14 @@ def _plan(document: Mapping[str, Any], path: Path, out: Path, cache: Path | None
         "finetune": FinetuneConfig,
         "compare": CompareConfig,
     }
+    canaries = document.get("study", {}).get("canaries", True)
     plan = []
     for name in STAGES:
         sections = document.get(name, [])
         for number, section in enumerate(sections if isinstance(sections, list) else [sections], start=1):
             values = dict(section)
+            if name in {"extract", "probe"}:
+                values.setdefault("canaries", canaries)
             if name == "compare":
                 values.setdefault("results", [str(out)])
             if name == "export":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,49 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+GUARD = Path(__file__).parent / "guard"
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _guard_the_network() -> Path:
+    """Block sockets to other machines in this process and in all that it starts; the record of attempts."""
+    spec = spec_from_file_location("featprobe_tests_guard", GUARD / "sitecustomize.py")
+    assert spec is not None
+    assert spec.loader is not None
+    guard = module_from_spec(spec)
+    handle, record = tempfile.mkstemp(prefix="featprobe-network-", suffix=".txt")
+    os.close(handle)
+    os.environ["FEATPROBE_TESTS_NETWORK_RECORD"] = record
+    others = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{GUARD}{os.pathsep}{others}" if others else str(GUARD)
+    spec.loader.exec_module(guard)
+    return Path(record)
+
+
+# Before the first test is collected: importing a library may already reach out.
+NETWORK_RECORD = _guard_the_network()
+
+
+@pytest.fixture
+def network_record() -> Path:
+    """The attempts to reach another machine, one a line; a test that leaves any fails."""
+    return NETWORK_RECORD
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> Iterator[None]:
+    """Fail the test that touched the network, also where a library swallowed the refusal."""
+    yield
+    attempts = NETWORK_RECORD.read_text(encoding="utf-8")
+    if attempts:
+        NETWORK_RECORD.write_text("", encoding="utf-8")
+        pytest.fail(f"the network was touched: {attempts}")
+
+
+def pytest_sessionfinish() -> None:
+    """Remove the record; attempts outside any test are shown by the guard's error itself."""
+    NETWORK_RECORD.unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core.info import BackboneInfo, Family, LoadRequest
@@ -23,8 +24,10 @@ __all__ = [
     "Family",
     "LoadRequest",
     "Pooled",
+    "account",
     "default_rule",
     "describe",
+    "layers",
     "list_backbones",
     "load",
     "preprocessing",
@@ -46,13 +49,14 @@ def __getattr__(name: str) -> Any:
 def resolve(name: str) -> tuple[str, str]:
     """(family, name in that family) of `name`; BackboneError with the nearest names where there is none.
 
-    A registered name wins over timm's; `timm:NAME` is timm's.
+    A registered name wins over timm's; `PREFIX:NAME` is of the family with that prefix, such as `timm:resnet50`.
     """
     prefix, _, rest = name.partition(":")
-    if prefix == _TIMM and rest:
-        if BACKBONES.get(_TIMM).accepts(rest):
-            return _TIMM, rest
-        raise _unknown(name, rest)
+    for key, family in BACKBONES.items():
+        if rest and prefix == getattr(family, "prefix", ""):
+            if family.accepts(rest):
+                return key, rest
+            raise _unknown(name, rest)
     for ask in (lambda family: name in family.names(), lambda family: family.accepts(name)):
         for key, family in BACKBONES.items():
             if ask(family):
@@ -103,14 +107,17 @@ def load(
     offline: bool = False,
     poolings: Sequence[str] = (),
     image_size: int | None = None,
+    weights_dir: Path | None = None,
+    remote_code: bool = False,
     announce: Callable[[str], None] = print,
 ) -> Backbone:
     """The backbone `name` with its weights: on the CPU, frozen, in eval mode.
 
     `weights`: "pretrained", "random" (from `seed`) or the path of a .safetensors, .pth, .pt or .bin file.
     `poolings`: those that the weights must serve, () for the default one. `image_size` in pixels, None for
-    the default rule's. `announce` is told host and size before a download; `offline` (or FEATPROBE_OFFLINE)
-    forbids downloads. BackboneError for anything that can't be had; nothing is loaded in part unsaid.
+    the default rule's. `weights_dir` (or FEATPROBE_WEIGHTS_DIR): a folder made by `featprobe backbones fetch`,
+    asked before any other place. `announce` is told host and size before a download; `offline` (or
+    FEATPROBE_OFFLINE) forbids downloads. `remote_code`: code that comes with a hub's model may run. BackboneError for anything that can't be had; nothing is loaded in part unsaid.
     """
     family, inner = resolve(name)
     request = LoadRequest(
@@ -119,10 +126,28 @@ def load(
         offline=offline,
         poolings=tuple(poolings),
         image_size=image_size,
+        weights_dir=weights_dir,
+        remote_code=remote_code,
         announce=announce,
     )
     backbone: Backbone = BACKBONES.get(family).build(inner, request)
     return backbone
+
+
+def layers(name: str) -> tuple[str, ...]:
+    """The layers of `name` worth naming with --layer, from a dry run."""
+    from featprobe.backbones.core.survey import survey
+
+    return survey(describe(name).architecture).layers
+
+
+def account(name: str, weights: str, report: Callable[[str], None]) -> None:
+    """Tell `report`, line by line, what becomes of every tensor of the file `weights` in the backbone `name`.
+
+    BackboneError, after the lines, where the weights don't fit.
+    """
+    family, inner = resolve(name)
+    BACKBONES.get(family).build(inner, LoadRequest(weights=weights, report=report))
 
 
 def _unknown(name: str, wanted: str) -> BackboneError:

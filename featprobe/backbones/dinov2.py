@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from featprobe.backbones.core.info import BackboneInfo, LoadRequest
+from featprobe.backbones.core.create import creator
+from featprobe.backbones.core.info import TOKEN_POOLINGS, BackboneInfo, LoadRequest, Place, WeightsFile
 from featprobe.backbones.core.rules import crop, with_common
 from featprobe.registry import BACKBONES
 
@@ -19,20 +20,30 @@ if TYPE_CHECKING:
 
     from featprobe.backbones.core.model import Backbone
 
+_HOST: Final = "https://dl.fbaipublicfiles.com/dinov2"
+_CLASSES: Final = 1000
+_BLOCKS: Final = 4
 _SIZES: Final = {"s": ("small", 384), "b": ("base", 768), "l": ("large", 1024), "g": ("giant", 1536)}
 _REGISTERS: Final = "_reg"
+_CLASSIFIER: Final = "_lc"
+_LC_NOTE: Final = "logits: 1,000 ImageNet classes from the class tokens of the last four blocks and the patch mean, one linear layer"
 _GRID: Final = 37
 _OFFSET: Final = 0.1
 
 
 class DinoV2:
-    """`dinov2_vit{s,b,l,g}14` and the same with `_reg`, on timm's architectures."""
+    """`dinov2_vit{s,b,l,g}14`, the same with `_reg`, and both with `_lc`, the classifier of ImageNet's classes."""
 
     numerics = 1
 
     def names(self) -> tuple[str, ...]:
-        """The eight names of the authors' hub."""
-        return tuple(f"dinov2_vit{size}14{registers}" for registers in ("", _REGISTERS) for size in _SIZES)
+        """The sixteen names of the authors' hub."""
+        return tuple(
+            f"dinov2_vit{size}14{registers}{classifier}"
+            for classifier in ("", _CLASSIFIER)
+            for registers in ("", _REGISTERS)
+            for size in _SIZES
+        )
 
     def accepts(self, name: str) -> bool:
         """Whether `name` is one of them."""
@@ -58,24 +69,28 @@ class DinoV2:
         """What is known about `name`; `deep` adds parameters and dims."""
         import dataclasses
 
-        size, registers = _parsed(name)
+        size, registers, classifier = _parsed(name)
         kind = "reg4_" if registers else ""
+        architecture = f"vit_{_SIZES[size][0]}_patch14_{kind}dinov2.lvd142m"
         info = BackboneInfo(
             name=name,
             family="dinov2",
-            architecture=f"vit_{_SIZES[size][0]}_patch14_{kind}dinov2.lvd142m",
+            architecture=f"dinov2_lc:{architecture}" if classifier else architecture,
             licence="Apache-2.0",
             citation=(
                 "Darcet et al., Vision Transformers Need Registers, ICLR 2024 (arXiv 2309.16588)"
                 if registers
                 else "Oquab et al., DINOv2, TMLR 2024 (arXiv 2304.07193)"
             ),
-            weights_source=f"hub: timm/vit_{_SIZES[size][0]}_patch14_{kind}dinov2.lvd142m (LVD-142M, by Meta AI)",
-            poolings=("cls", "mean", "cls+mean"),
-            default_pooling="cls",
+            weights_source=f"hub: timm/{architecture} (LVD-142M, by Meta AI)"
+            + (f"; classifier: {_HOST}" if classifier else ""),
+            poolings=("logits", *TOKEN_POOLINGS) if classifier else TOKEN_POOLINGS,
+            default_pooling="logits" if classifier else "cls",
             rules=with_common({"native": crop(518, 518), "authors": crop(256, 224)}),
             default_rule="authors",
-            notes=("positions are interpolated as in the authors' code, once per image size",),
+            notes=("positions are interpolated as in the authors' code, once per image size",)
+            + ((_LC_NOTE,) if classifier else ()),
+            files=_files(size, architecture, registers=registers, classifier=classifier),
         )
         if not deep:
             return info
@@ -87,19 +102,70 @@ class DinoV2:
         """The backbone with its weights; takes timm's files and the authors' own `.pth`."""
         from featprobe.backbones.core.assemble import Blueprint, assemble
 
-        _, registers = _parsed(name)
+        _, registers, classifier = _parsed(name)
         blueprint = Blueprint(
             info=self.describe(name),
             numerics=self.numerics,
             resize=_resize_registers if registers else _resize_plain,
+            rename=_timm_names,
+            join=_joined_head if classifier else None,
         )
         return assemble(blueprint, request)
 
 
-def _parsed(name: str) -> tuple[str, bool]:
-    match = re.fullmatch(rf"dinov2_vit([{''.join(_SIZES)}])14({_REGISTERS})?", name)
+def _files(size: str, architecture: str, *, registers: bool, classifier: bool) -> tuple[WeightsFile, ...]:
+    """Timm's copy on the hub, or the authors' own file where torch.hub has downloaded it; and the classifier's."""
+    base, full = f"dinov2_vit{size}14", f"dinov2_vit{size}14{'_reg4' if registers else ''}"
+    trunk = WeightsFile(
+        places=(
+            Place(kind="hub", where=f"timm/{architecture}", files=("model.safetensors", "pytorch_model.bin")),
+            Place(kind="url", where=f"{_HOST}/{base}/{full}_pretrain.pth"),
+        )
+    )
+    head = WeightsFile(
+        places=(Place(kind="url", where=f"{_HOST}/{base}/{full}_linear{_BLOCKS}_head.pth"),), part="head"
+    )
+    return (trunk, head) if classifier else (trunk,)
+
+
+def _joined_head(_part: str, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The classifier's file under the names that it has inside the authors' whole model."""
+    return {f"linear_head.{name.removeprefix('linear_head.')}": value for name, value in tensors.items()}
+
+
+def _timm_names(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The authors' names as timm's; timm's own stay. With registers timm keeps the class token's position in the token."""
+    renamed = {
+        name.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2."): tensor
+        for name, tensor in tensors.items()
+        if name != "mask_token"
+    }
+    if "register_tokens" in renamed and "pos_embed" in renamed and "cls_token" in renamed:
+        renamed["reg_token"] = renamed.pop("register_tokens")
+        positions = renamed["pos_embed"]
+        renamed["cls_token"] = renamed["cls_token"] + positions[:, :1]
+        renamed["pos_embed"] = positions[:, 1:]
+    return renamed
+
+
+@creator("dinov2_lc")
+def _with_classifier(architecture: str) -> Any:
+    """Timm's model with the authors' linear layer over four class tokens and the patch mean."""
+    import timm
+    from torch import nn
+
+    model: Any = timm.create_model(architecture, pretrained=False)
+    model.head_key = f"last{_BLOCKS}/cls+mean"
+    model.linear_head = nn.Linear((_BLOCKS + 1) * model.num_features, _CLASSES)
+    model.num_classes = _CLASSES
+    return model
+
+
+def _parsed(name: str) -> tuple[str, bool, bool]:
+    """(size, with registers, with classifier)."""
+    match = re.fullmatch(rf"dinov2_vit([{''.join(_SIZES)}])14({_REGISTERS})?({_CLASSIFIER})?", name)
     assert match is not None
-    return match.group(1), match.group(2) is not None
+    return match.group(1), match.group(2) is not None, match.group(3) is not None
 
 
 def resample_positions(

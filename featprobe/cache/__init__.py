@@ -11,6 +11,11 @@ the images (thumbnails take 1 kB each; who only lists reads `samples` without th
 While a file is being filled it is a `.h5.part`. There every row has its place from the start, and a commit is
 one number written after the rows it covers, so that a killed run loses at most the batch in hand.
 
+A table is [N, D], or for patches [N, h, w, D] with one image to a chunk. Patches are much larger (at 224 pixels
+0.4 MB an image, where a CLS token takes 1.5 kB), and the seal covers them: whoever reads another pooling of
+their file reads their bytes too. (Schema 2 has held since before there were patches: what older versions know
+of a file stands where it stood, and a dense table they refuse by its shape.)
+
 Only this package imports h5py.
 """
 
@@ -18,7 +23,7 @@ from __future__ import annotations
 
 from featprobe.cache.checks import verify
 from featprobe.cache.exporting import export, export_table
-from featprobe.cache.layout import SCHEMA
+from featprobe.cache.layout import SCHEMA, Dim, row_shape
 from featprobe.cache.store import Cache, CacheEntry
 from featprobe.cache.upkeep import Waste, gc
 from featprobe.cache.writer import StoredRowsChangedError, Writer
@@ -27,11 +32,13 @@ __all__ = [
     "SCHEMA",
     "Cache",
     "CacheEntry",
+    "Dim",
     "StoredRowsChangedError",
     "Waste",
     "Writer",
     "export",
     "export_table",
     "gc",
+    "row_shape",
     "verify",
 ]

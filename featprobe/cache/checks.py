@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featprobe.cache.layout import DAMAGE, Metadata, embedding_sets, first_line, opened, read_metadata
-from featprobe.cache.packing import BLOCK_ROWS, content_sha256
+from featprobe.cache.packing import block_rows, content_sha256
 from featprobe.cache.sealing import seal_problem
 from featprobe.errors import FeatprobeError
 from featprobe.records import images_sha256
@@ -66,16 +66,17 @@ def _metadata_problems(metadata: Metadata, path: Path, sealed: str) -> list[str]
 def _table_problems(dataset: Any, metadata: Metadata) -> list[str]:
     problems: list[str] = []
     count, storage = len(metadata.samples), metadata.header.recipe.storage
-    if dataset.ndim != 2 or dataset.shape[0] != count or int(dataset.attrs["rows"]) != count:
+    if dataset.ndim not in {2, 4} or dataset.shape[0] != count or int(dataset.attrs["rows"]) != count:
         problems.append(f"shape {dataset.shape} and rows {dataset.attrs['rows']} for {count} samples")
     if dataset.dtype != np.dtype(storage):
         problems.append(f"dtype {dataset.dtype}, the recipe says {storage}")
     if not dataset.attrs["complete"]:
         problems.append("not complete")
     unread: list[str] = []
-    for start in range(0, dataset.shape[0], BLOCK_ROWS):
+    many = block_rows(dataset)
+    for start in range(0, dataset.shape[0], many):
         try:
-            if not np.isfinite(dataset[start : start + BLOCK_ROWS]).all():
+            if not np.isfinite(dataset[start : start + many]).all():
                 problems.append(f"values that are not finite from row {start} on")
         except DAMAGE as error:
             unread.append(f"rows from {start} on can't be read ({first_line(error)})")

@@ -22,12 +22,12 @@ def export(path: Path, pooling: str, target: Path, *, layer: str = "") -> Path:
 
 
 def export_table(table: EmbeddingTable, target: Path) -> Path:
-    """Write the embeddings [N, D] and what is known of each row to `target`, .npz or .parquet.
+    """Write the embeddings [N, D], or [N, h, w, D], and what is known of each row to `target`, .npz or .parquet.
 
     .npz: embeddings, id, path, label (as in `Samples`), label_names, group, case, split, sha256 and, as single
     texts, task, dataset, pooling, layer, recipe, fingerprint. .parquet: one row each with id, path, label
     and label_name (one column label_NAME for each of several labels, label alone for a quantity), group, case,
-    split, e0 ... e(D-1). Raises ConfigError on another suffix, CacheError as `Cache.read`, OutputError.
+    split, e0 ... e(D-1), no patches. Raises ConfigError on another suffix or patches for .parquet, OutputError.
     """
     writers = {".npz": _write_npz, ".parquet": _write_parquet}
     if target.suffix not in writers:
@@ -35,6 +35,12 @@ def export_table(table: EmbeddingTable, target: Path) -> Path:
             f"{target} has the suffix {target.suffix!r}",
             f"embeddings are exported to {' or '.join(writers)}",
             f"type: featprobe cache export --out {target.with_suffix('.npz')}",
+        )
+    if table.embeddings.ndim != 2 and target.suffix == ".parquet":
+        raise ConfigError(
+            f"{table.pooling} can't be written to {target}",
+            f"a row of a Parquet table is a vector, and these are {' x '.join(map(str, table.embeddings.shape[1:]))}",
+            f"type featprobe cache export --pooling {table.pooling} --out {target.with_suffix('.npz')}",
         )
     temporary = target.with_name(target.name + TEMPORARY)
     try:

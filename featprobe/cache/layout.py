@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,9 @@ DAMAGE: Final = (
     MemoryError,
 )
 """What h5py raises on a file whose bytes make no sense."""
+
+Dim = int | tuple[int, int, int]
+"""What one image's row of an embedding table is: D values, or those of h x w patches, (h, w, D)."""
 
 _QUARANTINE_TEXTS: Final = ("id", "path", "sha256", "reason")
 
@@ -258,13 +262,31 @@ def read_quarantine(file: Any) -> Quarantine:
     )
 
 
-def dims_of(file: Any) -> dict[str, int]:
-    """Key -> D of every embedding table."""
-    return {key: int(dataset.shape[1]) for key, dataset in embedding_sets(file).items()}
+def as_dim(values: Any) -> Dim:
+    """D or (h, w, D) from a number or from the shape of a row; ValueError on anything else."""
+    shape = tuple(int(value) for value in np.atleast_1d(values))
+    if len(shape) not in {1, 3} or min(shape) < 1:
+        raise ValueError(f"an embedding is [D] or [h, w, D], not {shape}")
+    return shape[0] if len(shape) == 1 else (shape[0], shape[1], shape[2])
+
+
+def row_shape(dim: Dim) -> tuple[int, ...]:
+    """The shape of one image's row."""
+    return (dim,) if isinstance(dim, int) else dim
+
+
+def row_values(dim: Dim) -> int:
+    """Numbers in one image's row."""
+    return math.prod(row_shape(dim))
+
+
+def dims_of(file: Any) -> dict[str, Dim]:
+    """Key -> D, or (h, w, D), of every embedding table."""
+    return {key: as_dim(dataset.shape[1:]) for key, dataset in embedding_sets(file).items()}
 
 
 def embedding_sets(file: Any) -> dict[str, Any]:
-    """Key -> dataset [N, D]; a key is POOLING for the last layer, else LAYER/POOLING."""
+    """Key -> dataset [N, D] or [N, h, w, D]; a key is POOLING for the last layer, else LAYER/POOLING."""
     found: dict[str, Any] = {}
     for name, node in file["embeddings"].items():
         if isinstance(node, h5py.Dataset):

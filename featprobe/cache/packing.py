@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 
 from featprobe.cache.disk import output_error, reserve, sync_folder
-from featprobe.cache.layout import Metadata, embedding_sets, first_line, write_metadata
+from featprobe.cache.layout import Dim, Metadata, embedding_sets, first_line, row_values, write_metadata
 from featprobe.cache.sealing import USER_BLOCK, seal
 from featprobe.imaging import THUMBNAIL_SIDE
 from featprobe.records import AnyArray, Samples, canonical_json
@@ -20,12 +21,25 @@ CHUNK_ROWS: Final = 256
 BLOCK_ROWS: Final = 16 * CHUNK_ROWS
 """Rows in memory at a time; whole chunks, so that each is written once."""
 
+BLOCK_BYTES: Final = 1 << 26
+"""Dense rows are large (256 patches of 384 values: 0.4 MB): so many bytes of them are in memory at a time."""
+
+CHUNK_INDEX_BYTES: Final = 256
+"""What HDF5 keeps of each chunk at most: measured: 67 to 71, of few rows more."""
+
 THUMBNAIL_BYTES: Final = THUMBNAIL_SIDE**2
 
 TEMPORARY: Final = ".tmp"
 
 
-def packed_size(metadata: Metadata, dims: Mapping[str, int]) -> int:
+def block_rows(dataset: Any) -> int:
+    """Rows of a dataset [N, D] or [N, h, w, D] that are read or written at a time; whole chunks."""
+    if len(dataset.shape) == 2:
+        return BLOCK_ROWS
+    return max(1, BLOCK_BYTES // int(math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
+
+
+def packed_size(metadata: Metadata, dims: Mapping[str, Dim]) -> int:
     """Bytes that a finished file will take at most: embeddings with their checksums, thumbnails, labels, text.
 
     Every image counts with a thumbnail: what is asked before the first one is decoded holds for the end.
@@ -38,7 +52,12 @@ def packed_size(metadata: Metadata, dims: Mapping[str, int]) -> int:
     text += sum(len(part) for part in metadata.quarantine.reason.tolist()) * 4 + 512 * len(
         metadata.quarantine
     )
-    embeddings = sum((rows + CHUNK_ROWS) * dim * itemsize for dim in dims.values())
+    embeddings = sum(
+        (rows + CHUNK_ROWS) * dim * itemsize
+        if isinstance(dim, int)
+        else rows * (row_values(dim) * itemsize + CHUNK_INDEX_BYTES)
+        for dim in dims.values()
+    )
     return int(1.02 * (embeddings + rows * THUMBNAIL_BYTES + samples.label.nbytes + text)) + 1_000_000
 
 
@@ -74,18 +93,21 @@ def put_in_place(temporary: Path, target: Path) -> None:
 def write_embeddings(
     group: Any,
     key: str,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     dtype: str,
     blocks: Iterator[AnyArray],
     environment: Mapping[str, Any],
 ) -> None:
-    """One dataset [N, D] from `blocks` of BLOCK_ROWS rows (the last may be shorter), checksummed by chunk."""
-    rows, dim = shape
+    """One dataset [N, D] or [N, h, w, D] from `blocks` of `block_rows` rows, checksummed by chunk.
+
+    A chunk of a dense table is one image: who wants the patches of a few images reads no others.
+    """
+    rows = shape[0]
     dataset = group.create_dataset(
         key,
         shape=shape,
         dtype=np.dtype(dtype).newbyteorder("<"),
-        chunks=(min(CHUNK_ROWS, rows), dim),
+        chunks=(min(CHUNK_ROWS, rows) if len(shape) == 2 else 1, *shape[1:]),
         fletcher32=True,
     )
     digest, start = hashlib.sha256(), 0
@@ -110,8 +132,8 @@ def copy_embeddings(file: Any, group: Any) -> None:
 
 
 def content_sha256(dataset: Any) -> str:
-    """SHA-256 over the values of a dataset [N, D], little-endian, row by row; reads every chunk."""
-    digest = hashlib.sha256()
-    for start in range(0, dataset.shape[0], BLOCK_ROWS):
-        digest.update(np.ascontiguousarray(dataset[start : start + BLOCK_ROWS]).tobytes())
+    """SHA-256 over the values of a dataset, little-endian, row by row; reads every chunk."""
+    digest, many = hashlib.sha256(), block_rows(dataset)
+    for start in range(0, dataset.shape[0], many):
+        digest.update(np.ascontiguousarray(dataset[start : start + many]).tobytes())
     return digest.hexdigest()

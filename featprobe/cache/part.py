@@ -24,15 +24,18 @@ from featprobe.cache.disk import output_error, reserve
 from featprobe.cache.layout import (
     DAMAGE,
     UNFINISHED,
+    Dim,
     Header,
     damaged,
     dims_of,
     embedding_sets,
     first_line,
     read_header,
+    row_shape,
+    row_values,
     write_header,
 )
-from featprobe.cache.packing import BLOCK_ROWS, THUMBNAIL_BYTES
+from featprobe.cache.packing import THUMBNAIL_BYTES, block_rows
 from featprobe.errors import CacheError
 from featprobe.records import AnyArray, IntArray, TextArray, texts
 
@@ -53,7 +56,7 @@ class DamagedPartError(CacheError):
 
 
 class Part:
-    """An open `.h5.part` of `header.n_images` rows; `poolings` is key -> D, `position` the committed rows."""
+    """An open `.h5.part` of `header.n_images` rows; `poolings` is key -> D or (h, w, D), `position` the committed rows."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path = path
@@ -70,12 +73,12 @@ class Part:
 
     @classmethod
     def create(
-        cls, path: Path, header: Header, poolings: Mapping[str, int], *, batch_size: int, fresh: bool
+        cls, path: Path, header: Header, poolings: Mapping[str, Dim], *, batch_size: int, fresh: bool
     ) -> Part:
         """A new file, its room on the disk taken at once; OutputError where there is none."""
         count, storage = header.n_images, np.dtype(header.recipe.storage).newbyteorder("<")
         per_image = sum(kind.itemsize for kind in _PER_IMAGE.values()) + 16
-        size = count * (per_image + sum(poolings.values()) * storage.itemsize) + 100_000
+        size = count * (per_image + sum(map(row_values, poolings.values())) * storage.itemsize) + 100_000
         try:
             reserve(path, size)
             with h5py.File(path, "w", locking=False) as file:
@@ -88,7 +91,7 @@ class Part:
                 _reserved(progress, "commits", (count, 2), np.dtype("<i8"))
                 progress.create_dataset("committed", data=np.zeros(1, dtype="<i8"))
                 for key, dim in poolings.items():
-                    _reserved(file, f"embeddings/{key}", (count, dim), storage)
+                    _reserved(file, f"embeddings/{key}", (count, *row_shape(dim)), storage)
             reserve(path, size)
             return cls(path, h5py.File(path, "r+", locking=False))
         except BaseException as error:
@@ -147,9 +150,10 @@ class Part:
         return state
 
     def blocks(self, key: str, rows: IntArray) -> Iterator[AnyArray]:
-        """The embeddings of the ascending `rows`, BLOCK_ROWS at a time."""
-        for start in range(0, len(rows), BLOCK_ROWS):
-            wanted = rows[start : start + BLOCK_ROWS]
+        """The embeddings of the ascending `rows`, `block_rows` at a time."""
+        many = block_rows(self._embeddings[key])
+        for start in range(0, len(rows), many):
+            wanted = rows[start : start + many]
             try:
                 values: AnyArray = self._embeddings[key][wanted[0] : wanted[-1] + 1][wanted - wanted[0]]
             except DAMAGE as error:

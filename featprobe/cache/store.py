@@ -11,11 +11,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from featprobe.cache.donors import DonatedRow, Donor
 from featprobe.cache.layout import (
     PART,
     SUFFIX,
+    Dim,
     ForeignFileError,
     Header,
+    as_dim,
     damaged,
     dims_of,
     embedding_sets,
@@ -30,12 +35,12 @@ from featprobe.cache.sealing import seen
 from featprobe.cache.upkeep import refresh
 from featprobe.cache.writer import Task, Writer
 from featprobe.errors import CacheError, nearest
-from featprobe.records import AnyArray, EmbeddingTable, Quarantine, Recipe, Samples
+from featprobe.records import AnyArray, EmbeddingTable, IntArray, Quarantine, Recipe, Samples
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One finished file. `n`: readable images of `n_images`; `dims`: key -> D; `size` in bytes.
+    """One finished file. `n`: readable images of `n_images`; `dims`: key -> D or (h, w, D); `size` in bytes.
 
     `environments`: key -> where that pooling was computed; `environment` is of the last writing. `seen`:
     seconds since 1970 at which an extraction last made or met the file.
@@ -47,7 +52,7 @@ class CacheEntry:
     weights_label: str
     n: int
     n_images: int
-    dims: Mapping[str, int]
+    dims: Mapping[str, Dim]
     size: int
     environment: Mapping[str, Any]
     environments: Mapping[str, Mapping[str, Any]]
@@ -57,6 +62,11 @@ class CacheEntry:
     def poolings(self) -> tuple[str, ...]:
         """The keys under `embeddings/`: POOLING, or LAYER/POOLING."""
         return tuple(self.dims)
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        """The keys whose rows are [D], as a probe takes them: all but patches."""
+        return tuple(key for key, dim in self.dims.items() if isinstance(dim, int))
 
 
 class Cache:
@@ -114,20 +124,32 @@ class Cache:
         kept = {entry.path for entry in _newest(entries)}
         return [entry for entry in entries if entry.path not in kept]
 
-    def read(self, path: Path, pooling: str, *, layer: str = "", thumbnails: bool = True) -> EmbeddingTable:
-        """All embeddings of one pooling, [N, D], from a file whose every byte was checked.
+    def read(
+        self,
+        path: Path,
+        pooling: str,
+        *,
+        layer: str = "",
+        thumbnails: bool = True,
+        rows: IntArray | None = None,
+    ) -> EmbeddingTable:
+        """The embeddings of one pooling, [N, D] or for patches [N, h, w, D], from a file whose every byte was checked.
 
         A key of `CacheEntry.poolings` may be given as it is: LAYER/POOLING is taken apart. `thumbnails` as in
-        `read_samples`. Raises CacheError on an unknown pooling and on a file that is damaged or incomplete.
+        `read_samples`. `rows`: only these, int64 positions among the readable images in any order: dense tables
+        may be larger than the memory. Raises CacheError on an unknown pooling and on a file that is damaged or incomplete.
         """
         key = f"{layer}/{pooling}" if layer else pooling
         layer, _, pooling = key.rpartition("/")
         with opened(path, sealed=True) as file:
             header, samples = read_header(file, path), read_samples(file, path, thumbnails=thumbnails)
             dataset = _embedding_set(file, path, key)
-            values: AnyArray = dataset[:]
-            if not dataset.attrs["complete"] or not len(values) == len(samples) == int(dataset.attrs["rows"]):
-                raise damaged(path, f"{key} has {len(values)} rows for {len(samples)} samples")
+            count = int(dataset.shape[0])
+            if not dataset.attrs["complete"] or not count == len(samples) == int(dataset.attrs["rows"]):
+                raise damaged(path, f"{key} has {count} rows for {len(samples)} samples")
+            values: AnyArray = dataset[:] if rows is None else _rows(dataset, rows)
+        if rows is not None:
+            samples = samples.take(rows)
         return EmbeddingTable(
             dataset=header.dataset,
             samples=samples,
@@ -168,7 +190,7 @@ class Cache:
         dataset: str,
         recipe: Recipe,
         samples_all: Samples,
-        poolings: Mapping[str, int],
+        poolings: Mapping[str, Dim],
         *,
         batch_size: int,
         weights_label: str,
@@ -177,7 +199,7 @@ class Cache:
     ) -> Writer:
         """Open or resume the `.part` of one file, locked until the writer is closed.
 
-        `samples_all`: every image of the data set, sha256 filled; `poolings`: key -> D. Poolings that the
+        `samples_all`: every image of the data set, sha256 filled; `poolings`: key -> D, or (h, w, D) for patches. Poolings that the
         finished file holds are left alone, unless `fresh`: then all are written again (`poolings` must name
         them), and the old file stays until the new one is whole. Raises CacheError where another writer holds
         the file or it is damaged, OutputError where it can't be written, DataError on a data set without images.
@@ -190,7 +212,8 @@ class Cache:
                 release.enter_context(self.lock(path))
             self._writing.add(path)
             release.callback(self._writing.discard, path)
-            task = Task(path, header, samples_all, dict(poolings), batch_size, fresh)
+            dims = {key: as_dim(dim) for key, dim in poolings.items()}
+            task = Task(path, header, samples_all, dims, batch_size, fresh)
             return Writer(task, release)
         except BaseException:
             release.close()
@@ -223,16 +246,19 @@ class Cache:
 
     def donated_rows(
         self, dataset: str, recipe: Recipe, poolings: Collection[str]
-    ) -> dict[str, dict[str, AnyArray]]:
-        """SHA-256 of an image's bytes -> key -> embedding [D], from all donors; the last used one goes first."""
-        found: dict[str, dict[str, AnyArray]] = {}
+    ) -> dict[str, Mapping[str, AnyArray]]:
+        """SHA-256 of an image's bytes -> key -> embedding [D] or [h, w, D], from all donors; the last used one goes first.
+
+        Patches are read when they are asked for: their file stays open as long as what is returned.
+        """
+        found: dict[str, Mapping[str, AnyArray]] = {}
         for path in self.donors(dataset, recipe, poolings):
             with opened(path, sealed=True) as file:
                 hashes = read_text(file["samples"]["sha256"]).tolist()
-                tables = {key: _embedding_set(file, path, key)[:] for key in poolings}
+                tables = {key: Donor(path, key, _embedding_set(file, path, key)) for key in poolings}
             for row, value in enumerate(hashes):
                 if value:
-                    found.setdefault(value, {key: table[row] for key, table in tables.items()})
+                    found.setdefault(value, DonatedRow(tables, row))
         return found
 
 
@@ -259,13 +285,24 @@ def _entry(path: Path) -> CacheEntry:
 
 def _embedding_set(file: Any, path: Path, key: str) -> Any:
     known = embedding_sets(file)
+    layer, _, pooling = key.rpartition("/")
     if key not in known:
         raise CacheError(
             f"{path} holds no pooling {key!r}",
             f"it holds {', '.join(known)}; {nearest(key, known)}".rstrip("; "),
-            f"type featprobe extract with --pooling {key.rpartition('/')[2]} to add it",
+            f"type featprobe extract with {f'--layer {layer} ' if layer else ''}--pooling {pooling} to add it",
         )
     return known[key]
+
+
+def _rows(dataset: Any, rows: IntArray) -> AnyArray:
+    """The rows of a dataset in the order asked for; a flat table is read whole, which is the faster way."""
+    if dataset.ndim == 2:
+        return np.asarray(dataset[:][rows])
+    values = np.empty((len(rows), *dataset.shape[1:]), dtype=dataset.dtype)
+    for place, row in enumerate(rows.tolist()):
+        values[place] = dataset[row]
+    return values
 
 
 def _age(entry: CacheEntry) -> tuple[float, str]:

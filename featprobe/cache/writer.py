@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featprobe.cache.disk import need_free
-from featprobe.cache.layout import PART, Header, Metadata, dims_of, opened, read_metadata
+from featprobe.cache.layout import PART, Dim, Header, Metadata, dims_of, opened, read_metadata, row_shape
 from featprobe.cache.packing import copy_embeddings, packed_size, put_in_place, write_embeddings, write_whole
 from featprobe.cache.part import QUARANTINED, READABLE, DamagedPartError, Part, blank_columns, is_whole
 from featprobe.errors import CacheError, DataError
-from featprobe.records import AnyArray, IntArray, Quarantine, Samples, TextArray, images_sha256
+from featprobe.records import POOLINGS, AnyArray, IntArray, Quarantine, Samples, TextArray, images_sha256
 
 
 class StoredRowsChangedError(CacheError):
@@ -26,12 +26,12 @@ class StoredRowsChangedError(CacheError):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """What is to be written where; `poolings` is key -> D, `samples` the data set's full list with sha256."""
+    """What is to be written where; `poolings` is key -> D or (h, w, D), `samples` the full list with sha256."""
 
     path: Path
     header: Header
     samples: Samples
-    poolings: Mapping[str, int]
+    poolings: Mapping[str, Dim]
     batch_size: int
     fresh: bool
 
@@ -50,7 +50,7 @@ class Writer:
         self._release = release
         self._notes: list[str] = []
         self._part: Part | None = None
-        self._stored_dims: dict[str, int] = {}
+        self._stored_dims: dict[str, Dim] = {}
         self.batch_size = task.batch_size
         self.position = len(task.samples)
         _check(task)
@@ -81,7 +81,7 @@ class Writer:
     ) -> None:
         """Commit the images [position, consumed) of the data set.
 
-        `rows`: the readable ones, [B], ascending; `embeddings`: key -> [B, D]; `pixel_sha256`, `phash`: [B] and
+        `rows`: the readable ones, [B], ascending; `embeddings`: key -> [B, D] or [B, h, w, D]; `pixel_sha256`, `phash`: [B] and
         `thumbnail`: uint8 [B, THUMBNAIL_SIDE ** 2], as of `featprobe.imaging`; `quarantined`: (row, reason) of
         the others. Raises CacheError on a value that is not finite, StoredRowsChangedError where the finished
         file holds other pixels, OutputError on a full disk, ValueError where the rows do not make up the window
@@ -176,7 +176,7 @@ class Writer:
         if self._task.fresh and lost:
             raise ValueError(f"fresh=True would lose the poolings {lost}")
 
-    def _open(self, missing: Mapping[str, int]) -> None:
+    def _open(self, missing: Mapping[str, Dim]) -> None:
         path = self._part_path()
         part = self._resume(path, missing) if path.exists() else None
         try:
@@ -189,7 +189,7 @@ class Writer:
             raise
         self.position, self.batch_size = part.position, part.batch_size
 
-    def _resume(self, path: Path, missing: Mapping[str, int]) -> Part | None:
+    def _resume(self, path: Path, missing: Mapping[str, Dim]) -> Part | None:
         """The unfinished file, if it can be gone on with; else it is removed, and a note says why."""
         try:
             part = Part.open(path)
@@ -219,18 +219,19 @@ class Writer:
         """The embeddings in the storage dtype, a row for each image of the window; zero where unreadable."""
         part, storage = self._open_part(), self._task.header.recipe.storage
         values = np.asarray(values)
-        if values.shape != (len(rows), part.poolings[key]):
-            raise ValueError(f"{key} has shape {values.shape}, not {(len(rows), part.poolings[key])}")
+        one = row_shape(part.poolings[key])
+        if values.shape != (len(rows), *one):
+            raise ValueError(f"{key} has shape {values.shape}, not {(len(rows), *one)}")
         with np.errstate(over="ignore"):  # what overflows float16 is reported below, with its image
             stored = values.astype(storage)
-        bad = rows[~np.isfinite(stored).all(axis=1)]
+        bad = rows[~np.isfinite(stored).all(axis=tuple(range(1, stored.ndim)))]
         if len(bad):
             raise CacheError(
                 f"{len(bad)} embeddings are not finite, the first of image {self._task.samples.id[bad[0]]}",
                 f"pooling {key}, precision {self._task.header.recipe.precision}, stored as {storage}",
                 "type the command again with --precision fp32",
             )
-        padded = np.zeros((len(window), values.shape[1]), dtype=storage)
+        padded = np.zeros((len(window), *one), dtype=storage)
         padded[rows - window[0]] = stored
         return padded
 
@@ -274,8 +275,8 @@ class Writer:
 
         def fill(group: Any) -> None:
             for key, dim in part.poolings.items():
-                blocks = part.blocks(key, rows)
-                write_embeddings(group, key, (len(rows), dim), storage, blocks, metadata.header.environment)
+                shape, blocks = (len(rows), *row_shape(dim)), part.blocks(key, rows)
+                write_embeddings(group, key, shape, storage, blocks, metadata.header.environment)
             if keep:
                 with opened(self.path) as old:
                     copy_embeddings(old, group)
@@ -310,6 +311,12 @@ def _check(task: Task) -> None:
         raise ValueError("recipe.images is not the SHA-256 of samples.sha256")
     if task.batch_size < 1:
         raise ValueError(f"batch_size is {task.batch_size}")
+    for key in task.poolings:
+        layer, slash, pooling = key.rpartition("/")
+        if "/" in layer or {layer, pooling} & {".", ".."} or not pooling or (slash and not layer):
+            raise ValueError(f"{key!r} is neither POOLING nor LAYER/POOLING")
+        if layer in POOLINGS:
+            raise ValueError(f"{key!r}: a layer can't have the name of a pooling")
 
 
 def _other_recipe(path: Path) -> CacheError:

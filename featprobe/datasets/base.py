@@ -57,8 +57,8 @@ class DatasetOptions:
     `label_column`: none, one, or several, which makes the target multi-label. `group_regex`: its first capture
     group, or the whole match, in an image's path is the group. `target`: one of `records.TASKS`, None to detect
     it; `class_order`: the classes of an ordinal target; `uncertain` ("ignore", "zero", "one") and `blank`
-    ("ignore", "zero"): what such cells count as (see `targets`). `axis` and `slices`: how a volume becomes images
-    (see `stacks.SliceRule`). `pseudonymize`: the file with the secret (see `privacy`).
+    ("ignore", "zero"): what such cells count as (see `targets`). `axis` and `slices`: how a volume becomes images,
+    or that it stays one row (see `stacks.SliceRule`). `pseudonymize`: the file with the secret (see `privacy`).
     """
 
     path_column: str | None = None

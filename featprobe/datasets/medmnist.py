@@ -90,13 +90,14 @@ class MedMnist:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
     """`item` int64 [M]: the row's image or volume, counted over train, val and test. `part` int64 [M]: the slice,
-    -1 for a flat image. `axis`: of a volume, along which its slices lie.
+    -1 for a flat image or a whole volume. `axis`: of a volume, along which its slices lie. `whole`: rows are volumes.
     """  # noqa: D205 - three fields, one paragraph
 
     item: IntArray
     part: IntArray
     axis: int
     notes: tuple[str, ...]
+    whole: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -119,10 +120,14 @@ class MedMnistDataset:
                 self._images = _read_images(self.path)
         item, part = int(self.rows.item[row]), int(self.rows.part[row])
         image = self._images[item]
-        if part < 0:
+        if part < 0 and not self.rows.whole:
             return encode_array(image)
         if item not in self._references:  # of 8 KB each; two threads may both work it out
             self._references[item] = Reference.of(image)
+        if self.rows.whole:
+            stacked = np.ascontiguousarray(np.moveaxis(image, self.rows.axis, 0))
+            volume = Raster(stacked, "array", reference=self._references[item], spacing=(1.0, 1.0, 1.0))
+            return encode_raster(volume)
         values = image.take(part, axis=self.rows.axis)
         return encode_raster(Raster(values, "array", reference=self._references[item]))
 
@@ -242,6 +247,8 @@ def _sliced_rows(path: Path, options: DatasetOptions) -> _Rows:
     rule = SliceRule(options.axis, options.slices)
     axis = VIEWS[rule.axis]
     volumes = _read_images(path)
+    if rule.whole:
+        return _whole_rows(path, volumes, axis)
     item: list[int] = []
     part: list[int] = []
     chosen = 0
@@ -268,6 +275,16 @@ def _sliced_rows(path: Path, options: DatasetOptions) -> _Rows:
     return _Rows(
         np.asarray(item, dtype=np.int64), np.asarray(part, dtype=np.int64), axis, (NO_PATIENTS, *notes)
     )
+
+
+def _whole_rows(path: Path, volumes: npt.NDArray[np.uint8], axis: int) -> _Rows:
+    """A row for every volume that varies."""
+    flat = volumes.reshape(len(volumes), -1)
+    kept = np.flatnonzero(flat.min(axis=1) < flat.max(axis=1)).astype(np.int64)
+    if not len(kept):
+        raise DataError(f"the volumes of {path.name} are of one grey level each", "", "use another file")
+    notes = [f"{len(kept)} of {len(volumes)} volumes, one row each (--slices volume)"]
+    return _Rows(kept, np.full(len(kept), -1, dtype=np.int64), axis, (NO_PATIENTS, *notes), whole=True)
 
 
 def _samples(

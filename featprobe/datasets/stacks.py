@@ -9,7 +9,14 @@ be taken (`--slices`):
     foreground[:SHARE]   those of which at least SHARE (5 % where none is given) lies above Otsu's threshold for the
                          whole volume (256 bins between its 0.1th and 99.9th percentile)
 
-Then those of one grey level are left out. The rule is for volumes (NIfTI): pages and frames are all taken.
+Then those of one grey level are left out. These rules are for volumes (NIfTI): pages and frames are all taken.
+
+    volume               none: each NIfTI volume, each DICOM file of several frames and each TIFF file of several pages
+                         is one row, for 3-D backbones
+
+A volume's first axis is the one across its slices (`--axis`), and each slice lies as it is shown alone. Frames and
+pages are taken in the file's order and their spacing, which featprobe does not read, counts as 1 mm in each direction;
+they must be grey and of one size and kind.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +33,7 @@ import numpy as np
 
 from featprobe.datasets.decoding import IMAGE_SUFFIXES
 from featprobe.errors import ConfigError, nearest
-from featprobe.imaging import Raster, encode_raster
+from featprobe.imaging import encode_raster
 
 if TYPE_CHECKING:
     from featprobe.records import AnyArray, IntArray
@@ -38,8 +45,10 @@ TIFF_SUFFIXES: Final = (".tif", ".tiff")
 FOREGROUND_SHARE: Final = 0.05
 
 _LETTER: Final = {"axial": "z", "coronal": "y", "sagittal": "x"}
-_RULES: Final = ("all", "every", "central", "foreground")
-_GRAMMAR: Final = "known: all, every:K, central:N, foreground or foreground:SHARE"
+VOLUME: Final = "volume"
+
+_RULES: Final = ("all", "every", "central", "foreground", VOLUME)
+_GRAMMAR: Final = "known: all, every:K, central:N, foreground, foreground:SHARE or volume"
 _UNSURE_SUFFIX: Final = re.compile(r"(\.[0-9]+|\.ima|)", re.IGNORECASE)
 """Suffixes under which DICOM files lie: none, a number (the end of a UID), and what one maker's scanners write."""
 
@@ -60,13 +69,18 @@ class SliceRule:
             raise ConfigError(f"{self.axis!r} is no view of a volume", hint, "type: --axis axial")
         parse_slices(self.which)
 
+    @property
+    def whole(self) -> bool:
+        """Whether a volume is one row."""
+        return parse_slices(self.which)[0] == VOLUME
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expansion:
     """The M rows that F files become.
 
     `file`: int64 [M], index of the row's file, ascending. `part`: int64 [M], -1 where the file is one image and is
-    read as its bytes; else the number of the slice, frame or page. `suffix` [M]: "", "#z017", "#frame003",
+    read as its bytes; else the number of the slice, frame or page, 0 for a whole volume. `suffix` [M]: "", "#z017", "#frame003",
     "#page002": what the row's id and path end in. `patient`, `study` and `modality` [F]: of DICOM files, "" for
     others; the first two never leave this room.
     """
@@ -95,7 +109,7 @@ class _Facts:
 
 
 def parse_slices(text: str) -> tuple[str, float]:
-    """(kind, number) of a rule for slices; the number of "all" is 0. ConfigError for another grammar."""
+    """(kind, number) of a rule for slices; the number of "all" and "volume" is 0. ConfigError for another grammar."""
     kind, sign, tail = text.strip().lower().partition(":")
     if kind not in _RULES:
         raise _bad(text, nearest(kind, _RULES))
@@ -107,8 +121,8 @@ def parse_slices(text: str) -> tuple[str, float]:
         number = float(tail)
     except ValueError:
         raise _bad(text, f"{tail!r} is no number") from None
-    if kind == "all":
-        raise _bad(text, "all takes no number")
+    if kind in {"all", VOLUME}:
+        raise _bad(text, f"{kind} takes no number")
     if kind == "foreground" and not 0 < number <= 1:
         raise _bad(text, "a share lies above 0 and is at most 1")
     if kind != "foreground" and not (number >= 1 and number.is_integer()):
@@ -163,7 +177,7 @@ def expand(root: Path, paths: Sequence[str], rule: SliceRule) -> Expansion:
 
 
 def read_part(path: Path, part: int, rule: SliceRule) -> bytes:
-    """Image `part` of the file as `encode_raster` writes it; the file's own bytes for -1.
+    """Image `part` of the file, or its volume, as `encode_raster` writes it; the file's own bytes for -1.
 
     Opened volumes are kept for the rows to come (see `formats.opened`). UnreadableImageError where the file has
     become damaged, FileNotFoundError where it has gone.
@@ -175,16 +189,26 @@ def read_part(path: Path, part: int, rule: SliceRule) -> bytes:
     lower = path.name.lower()
     if lower.endswith(NIFTI_SUFFIXES):
         volume = opened.VOLUMES.get(path)
-        values = volume.volume.slice(rule.axis, part)
-        return encode_raster(Raster(values, "NIfTI", reference=volume.reference))
+        return encode_raster(volume.whole(rule.axis) if rule.whole else volume.slice(rule.axis, part))
     if lower.endswith(TIFF_SUFFIXES):
-        return encode_raster(opened.STACKS.get(path).page(part))
-    return encode_raster(opened.FRAMES.get(path).frame(part))
+        stack = opened.STACKS.get(path)
+        return encode_raster(stack.whole() if rule.whole and len(stack.pages) > 1 else stack.page(part))
+    frames = opened.FRAMES.get(path)
+    return encode_raster(frames.whole() if rule.whole else frames.frame(part))
 
 
 def slices_of(values: AnyArray, axis: int, which: str) -> tuple[list[int], int]:
-    """(the slices of a volume that `which` takes and that vary, how many it took): `values` any dtype [X, Y, Z]."""
+    """(the slices of a volume that `which` takes and that vary, how many it took): `values` any dtype [X, Y, Z].
+
+    ConfigError for "volume", which takes no slices.
+    """
     kind, number = parse_slices(which)
+    if kind == VOLUME:
+        raise ConfigError(
+            "--slices volume can't be used with this data set",
+            "it takes the volumes of NIfTI, DICOM and TIFF files",
+            "type --slices all, every:K, central:N or foreground",
+        )
     count = values.shape[axis]
     if kind == "every":
         step = int(number)
@@ -237,9 +261,9 @@ def _survey(path: Path, rule: SliceRule) -> _Facts:
         if lower.endswith(NIFTI_SUFFIXES):
             return _survey_volume(path, rule)
         if lower.endswith(TIFF_SUFFIXES):
-            return _survey_pages(path)
+            return _survey_pages(path, rule)
         if is_stack_candidate(str(path)):
-            return _survey_frames(path)
+            return _survey_frames(path, rule)
     except OSError:  # damaged, or not to be read: reading the row gives the reason
         pass
     return _Facts()
@@ -250,32 +274,37 @@ def _survey_volume(path: Path, rule: SliceRule) -> _Facts:
 
     volume = nifti.open_volume(path)
     axis = nifti.AXES[rule.axis]
+    count = volume.values.shape[axis]
+    if rule.whole:
+        return _Facts(
+            (0,) if _varies(volume.values) else (), remarks=volume.remarks, slices=count, chosen=count
+        )
     kept, chosen = slices_of(volume.values, axis, rule.which)
-    return _Facts(
-        tuple(kept),
-        _LETTER[rule.axis],
-        remarks=volume.remarks,
-        slices=volume.values.shape[axis],
-        chosen=chosen,
-    )
+    return _Facts(tuple(kept), _LETTER[rule.axis], remarks=volume.remarks, slices=count, chosen=chosen)
 
 
-def _survey_pages(path: Path) -> _Facts:
+def _survey_pages(path: Path, rule: SliceRule) -> _Facts:
     from featprobe.datasets.formats import tiff
 
     try:
         pages = tiff.pages(path)
     except Exception:  # noqa: BLE001 - Pillow raises many types for damaged files; reading it gives the reason
         return _Facts()
+    if rule.whole and len(pages) > 1:
+        return _Facts((0,), slices=len(pages), chosen=len(pages))
     return _Facts(tuple(pages), "page" if len(pages) > 1 else "")
 
 
-def _survey_frames(path: Path) -> _Facts:
+def _survey_frames(path: Path, rule: SliceRule) -> _Facts:
     from featprobe.datasets.formats import dicom
 
     facts = dicom.survey(path)
-    parts = tuple(range(facts.frames)) if facts.frames > 1 else ()
-    return _Facts(parts, "frame", facts.patient, facts.study, facts.modality)
+    told = _Facts(patient=facts.patient, study=facts.study, modality=facts.modality)
+    if facts.frames < 2:
+        return told
+    if rule.whole:
+        return replace(told, parts=(0,), slices=facts.frames, chosen=facts.frames)
+    return replace(told, parts=tuple(range(facts.frames)), letter="frame")
 
 
 def _notes(facts: Sequence[_Facts], rule: SliceRule) -> list[str]:
@@ -285,13 +314,17 @@ def _notes(facts: Sequence[_Facts], rule: SliceRule) -> list[str]:
         return []
     total, chosen = sum(fact.slices for fact in volumes), sum(fact.chosen for fact in volumes)
     kept = sum(len(fact.parts) for fact in volumes)
-    notes = [
-        f"{len(volumes)} volumes: {kept} of {total} {rule.axis} slices are images (--slices {rule.which})"
-    ]
-    if chosen > kept:
-        notes.append(f"{chosen - kept} slices of one grey level are left out")
-    empty = sum(not fact.parts for fact in volumes)
-    if empty:
-        notes.append(f"{empty} volumes have no slice left and are quarantined")
+    if rule.whole:
+        notes = [f"{kept} volumes of {total} slices, one row each (--slices {VOLUME})"]
+        left, what = len(volumes) - kept, "are of one grey level"
+    else:
+        notes = [
+            f"{len(volumes)} volumes: {kept} of {total} {rule.axis} slices are images (--slices {rule.which})"
+        ]
+        if chosen > kept:
+            notes.append(f"{chosen - kept} slices of one grey level are left out")
+        left, what = sum(not fact.parts for fact in volumes), "have no slice left"
+    if left:
+        notes.append(f"{left} volumes {what} and are quarantined")
     counts = Counter(remark for fact in volumes for remark in fact.remarks)
     return [*notes, *(f"{count} of {len(volumes)} volumes have {remark}" for remark, count in counts.items())]

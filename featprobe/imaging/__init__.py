@@ -6,7 +6,14 @@ No torch here: `inspect` judges pixels without it.
 from __future__ import annotations
 
 from featprobe.imaging.intensity import AUTO, Intensity, canonical_intensity, parse_intensity
-from featprobe.imaging.prints import PRINTS_NUMERICS, THUMBNAIL_SIDE, Print, print_of
+from featprobe.imaging.prints import (
+    PRINTS_NUMERICS,
+    THUMBNAIL_SIDE,
+    Print,
+    print_of,
+    print_of_raster,
+    print_of_volume,
+)
 from featprobe.imaging.raster import MAX_PIXELS, Raster, Reference, decode_raster, encode_raster, is_raster
 
 __all__ = [
@@ -24,4 +31,6 @@ __all__ = [
     "is_raster",
     "parse_intensity",
     "print_of",
+    "print_of_raster",
+    "print_of_volume",
 ]

@@ -1,4 +1,4 @@
-"""A decoded image with the numbers it came with: 8 bits come later, by a rule that the user can see."""
+"""A decoded image or volume with the numbers it came with: 8 bits come later, by a rule that the user can see."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from featprobe.errors import ConfigError
 from featprobe.imaging.intensity import AUTO, Intensity
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _MAGIC: Final = b"featprobe raster "
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """Grey levels of the whole volume that a slice is part of, so that all its slices are scaled alike.
+    """Grey levels of a volume, so that it and all its slices are scaled alike.
 
     `quantiles`: float64 [1001], the values at 0, 0.1, ..., 100 %. `mean`, `std`: over all voxels; `mean_nonzero`,
     `std_nonzero`: over those that are not 0 (as the former where there are none).
@@ -58,14 +59,15 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Raster:
-    """One decoded image.
+    """One decoded image, or one volume.
 
-    `values`: [H, W] grey or [H, W, 3] colour, any real dtype, finite; for DICOM after the modality LUT (such as
-    Hounsfield units). `shown`: uint8 of the same height and width, [H, W] or [H, W, 3]: the file's own
-    presentation (window, VOI LUT, palette, inversion) where it has one; the rule "auto" takes it as it is.
-    `inverted`: small values are to be shown
-    bright (MONOCHROME1); every rule but "auto" turns its result around. `reference`: of the volume, for a
-    slice. `format`: what the file is, such as "PNG", "DICOM".
+    `values`: [H, W] grey, [H, W, 3] colour or, where there is a `spacing`, [Z, Y, X], a volume; any real dtype,
+    finite; for DICOM after the modality LUT (such as Hounsfield units). `shown`: uint8, of the same sides (and
+    colours): the file's own presentation (window, VOI LUT, palette, inversion) where it has one; the rule "auto"
+    takes it as it is. `inverted`: small values are to be shown bright (MONOCHROME1); every rule but "auto" turns
+    its result around. `reference`: of a volume, or of that which a slice is part of. `format`: what the file is,
+    such as "PNG", "DICOM". `spacing`: of a volume, the distance between its voxels along [Z, Y, X] in mm, 1 each
+    where the file does not tell; None for an image.
     """
 
     values: AnyArray
@@ -73,28 +75,68 @@ class Raster:
     shown: npt.NDArray[np.uint8] | None = None
     inverted: bool = False
     reference: Reference | None = None
+    spacing: tuple[float, float, float] | None = None
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether `values` are [Z, Y, X]."""
+        return self.spacing is not None
 
     @property
     def height(self) -> int:
-        """In pixels."""
-        return int(self.values.shape[0])
+        """In pixels; of a volume, of its slices along the first axis."""
+        return int(self.values.shape[1 if self.is_volume else 0])
 
     @property
     def width(self) -> int:
-        """In pixels."""
-        return int(self.values.shape[1])
+        """In pixels; of a volume, of its slices along the first axis."""
+        return int(self.values.shape[2 if self.is_volume else 1])
+
+    def middle(self) -> Raster:
+        """An image as it is; of a volume the middle slice along the first axis, where a picture is needed."""
+        if not self.is_volume:
+            return self
+        at = len(self.values) // 2
+        shown = None if self.shown is None else self.shown[at]
+        return dataclasses.replace(self, values=self.values[at], shown=shown, spacing=None)
 
     def rgb(self, intensity: Intensity = AUTO) -> Image:
         """The image in 8 bits, mode "RGB": each window of the rule is a channel, one is repeated.
 
         "auto": the file's own presentation; else 8-bit values as they are; else the 0.5th to 99.5th
-        percentile (of the volume, for a slice).
+        percentile (of the volume, for a slice). ConfigError for a volume: see `middle` and `levels`.
         """
         from PIL import Image
 
+        if self.is_volume:
+            raise ConfigError(
+                f"a volume of {' x '.join(str(side) for side in self.values.shape)} voxels is no image",
+                "--slices volume makes one row of a volume, and 2-D backbones take images",
+                "type --slices all, or use a 3-D backbone such as medicalnet_resnet10",
+            )
         levels = self._presented() if intensity.kind == "auto" else self._scaled(intensity)
         pixels = np.repeat(levels[:, :, None], 3, axis=2) if levels.ndim == 2 else levels
         return Image.fromarray(np.ascontiguousarray(pixels))
+
+    def levels(self, intensity: Intensity = AUTO) -> npt.NDArray[np.uint8]:
+        """The volume in 8 bits, uint8 [Z, Y, X], each slice as `rgb` gives it.
+
+        ConfigError for an image, and for three windows: a volume has one channel.
+        """
+        if not self.is_volume:
+            raise ConfigError(
+                f"an image of {self.width} x {self.height} pixels is no volume",
+                "a 3-D backbone takes NIfTI volumes and DICOM and TIFF files of several frames or pages",
+                "type --slices volume for those, or use a 2-D backbone",
+            )
+        if len(intensity.numbers) > 1:
+            raise ConfigError(
+                f"--intensity {intensity.text} makes three channels",
+                "a volume has one",
+                "type one window, such as --intensity window:40:400",
+            )
+        levels = self._presented() if intensity.kind == "auto" else self._scaled(intensity)
+        return np.ascontiguousarray(levels)
 
     def _presented(self) -> npt.NDArray[np.uint8]:
         if self.shown is not None:
@@ -105,7 +147,14 @@ class Raster:
         return self._scaled(Intensity("percentile", ((0.5, 99.5),)))
 
     def _scaled(self, intensity: Intensity) -> npt.NDArray[np.uint8]:
-        """uint8 [H, W] or [H, W, 3]: linear between the rule's bounds, rounded to the nearest level."""
+        """uint8 [H, W], [H, W, 3] or [Z, Y, X]: linear between the rule's bounds, rounded to the nearest level."""
+        if self.is_volume and self.reference is not None:
+            # Slice by slice: in float64, a volume at the limit would take 8 GB.
+            ((low, high),) = intensity.bounds(self.values, self.reference)
+            levels = np.stack(
+                [_levels(np.asarray(plane, dtype=np.float64), low, high) for plane in self.values]
+            )
+            return 255 - levels if self.inverted else levels
         values = np.asarray(self.values, dtype=np.float64)
         bounds = intensity.bounds(values, self.reference)
         channels = [_levels(values, low, high) for low, high in bounds]
@@ -142,6 +191,8 @@ def encode_raster(raster: Raster) -> bytes:
         "inverted": raster.inverted,
         "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in present.items()},
     }
+    if raster.spacing is not None:
+        about["spacing"] = list(raster.spacing)
     if raster.reference is not None:
         about["reference"] = {
             f.name: getattr(raster.reference, f.name)
@@ -170,6 +221,7 @@ def decode_raster(data: bytes) -> Raster:
         shown=arrays.get("shown"),
         inverted=about["inverted"],
         reference=reference,
+        spacing=tuple(about["spacing"]) if "spacing" in about else None,
     )
 
 

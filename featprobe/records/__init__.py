@@ -11,6 +11,7 @@ from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
 from featprobe.records.reporting import EmbeddingMap, LeakPair, ReportContent
 from featprobe.records.samples import Quarantine, Samples, images_sha256
 from featprobe.records.values import (
+    DENSE_POOLINGS,
     FITS,
     POOLINGS,
     PRECISIONS,
@@ -25,11 +26,14 @@ from featprobe.records.values import (
     sha256_json,
     texts,
 )
+from featprobe.records.views import PLAIN
 
 __all__ = [
+    "DENSE_POOLINGS",
     "ESTIMATE_COLUMNS",
     "FITS",
     "KEY_COLUMNS",
+    "PLAIN",
     "POOLINGS",
     "PRECISIONS",
     "PREPROCESSING_RULES",

@@ -56,8 +56,10 @@ class ReportContent:
     apart from the best. `classes`: dataset -> class names (labels, or the quantity's one name) in the order of
     `y_score_<class>`. `tasks`: dataset -> kind of target (of TASKS), "classes" where it is not named.
     `schemes`: dataset -> how train and test were parted, in words. `leaks`: pairs of images that leak, in the order in which they are shown.
-    `findings`: sentences in words, by data set and level as titled: "NAME", or "NAME, by case". `notes`: warnings. `provenance`: command, versions, seeds,
-    hashes, as label -> text.
+    `findings`: sentences in words, by data set and level as titled: "NAME", or "NAME, by case". `notes`: what to bear in mind. `warnings`: reasons to distrust numbers, each with its data set's name before it.
+    `canaries`: what stands beside a system's own value: dataset, level, metric, system, control (such as "Random
+    weights", "Chance"), value, ci_low, ci_high, in the order of systems and controls. `provenance`: command,
+    versions, seeds, hashes, as label -> text.
     """
 
     title: str
@@ -74,3 +76,5 @@ class ReportContent:
     tasks: Mapping[str, str] = field(default_factory=dict)
     schemes: Mapping[str, str] = field(default_factory=dict)
     leaks: tuple[LeakPair, ...] = ()
+    warnings: tuple[str, ...] = ()
+    canaries: pd.DataFrame | None = None

@@ -24,7 +24,9 @@ at once, and a number."""
 PRECISIONS: Final = ("fp32", "tf32", "bf16", "fp16")
 FITS: Final = ("crop", "pad", "squash")
 PREPROCESSING_RULES: Final = ("authors", "native", "common")
-POOLINGS: Final = ("cls", "mean", "cls+mean", "gap", "pre_logits")
+POOLINGS: Final = ("cls", "mean", "cls+mean", "gap", "gem", "logits", "pre_logits", "patches")
+DENSE_POOLINGS: Final = ("patches",)
+"""Poolings that keep the patches apart: [N, h, w, D] instead of [N, D]."""
 
 
 def texts(values: Any) -> TextArray:

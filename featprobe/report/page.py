@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from featprobe.records import ReportContent
 from featprobe.report import figures, tables
+from featprobe.report.canaries import canaries_table
 from featprobe.report.drawing import render
 from featprobe.report.files import write_all
 from featprobe.report.leaks import galleries
@@ -115,7 +116,7 @@ def _part(panel: Panel, output: Output) -> dict[str, Any]:
     """What the template shows of one panel."""
     name = panel.slug
     output.files[f"tables/{name}-metrics.csv"] = tables.metrics_csv(panel)
-    pairs = _pair_tables(panel, output)
+    pairs, canaries = _pair_tables(panel, output), canaries_table(panel)
     if len(panel.predictions) and panel.classes and panel.ranked:
         output.files[f"tables/{name}-confusion.csv"] = tables.confusion_csv(panel)
     return {
@@ -123,6 +124,7 @@ def _part(panel: Panel, output: Output) -> dict[str, Any]:
         "facts": list(_facts(panel)),
         "table": output.table(f"{name}-metrics", tables.metrics_table(panel)),
         "pairs": pairs,
+        "canaries": output.table(f"{name}-canaries", canaries) if canaries else None,
         "pictures": list(_pictures(panel, output)),
         "metric": in_sentence(panel.main),
     }

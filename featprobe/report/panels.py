@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -56,7 +56,7 @@ class Panel:
     `task`: what is predicted, and so what `classes` are: classes, labels, or the quantity's one name.
     `cells`: (system, metric) -> Cell. `headline`: the rows of `estimates` they come from. `tested`: metrics
     with a known best set. `folds`: number of outer folds, 0 for one test part. `scheme`: how these were made, ""
-    where it is not recorded.
+    where it is not recorded. `canaries`: the rows of `ReportContent.canaries` that belong here.
     """
 
     dataset: str
@@ -77,6 +77,7 @@ class Panel:
     folds: int
     task: str = "classes"
     scheme: str = ""
+    canaries: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def ranked(self) -> bool:
@@ -192,6 +193,9 @@ def _panel(
         folds=int(predictions["fold"].nunique()) if len(folds) and len(predictions) else 0,
         task=content.tasks.get(dataset, "classes"),
         scheme=content.schemes.get(dataset, ""),
+        canaries=pick(
+            pd.DataFrame() if content.canaries is None else content.canaries, dataset=dataset, level=level
+        ),
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pandas as pd
 
 from featprobe import backbones
-from featprobe.errors import BackboneError
+from featprobe.backbones import BackboneInfo
+from featprobe.errors import BackboneError, listed
+from featprobe.records import DENSE_POOLINGS
+from featprobe.stages.rules import described
 
 
 def ls(pattern: str | None) -> int:
@@ -36,32 +41,69 @@ def ls(pattern: str | None) -> int:
     return 0
 
 
-def show(name: str, image_size: int | None, fit: str | None) -> int:
-    """Print all that is known of one backbone: architecture, sizes, preprocessing per rule, licence, source."""
+def show(
+    name: str,
+    image_size: int | None,
+    fit: str | None,
+    weights: str | None = None,
+    weights_dir: Path | None = None,
+) -> int:
+    """Print all that is known of one backbone, and with `weights` what becomes of every tensor of that file."""
     info = backbones.describe(name, deep=True)
-    lines = {
-        "name": info.name,
-        "family": info.family,
-        "architecture": info.architecture,
-        "parameters": f"{info.parameters / 1e6:.1f} million" if info.parameters else "unknown",
-        "poolings": ", ".join(
-            f"{pooling} ({info.dims[pooling]})" if pooling in info.dims else pooling
-            for pooling in info.poolings
-        ),
-        "default pooling": info.default_pooling,
-        "licence": info.licence,
-        "citation": info.citation,
-        "weights": info.weights_source,
-    }
+    lines = [
+        ("name", info.name),
+        ("family", info.family),
+        ("architecture", info.architecture),
+        ("parameters", "none" if not info.parameters else f"{info.parameters / 1e6:.1f} million"),
+        ("operations", _operations(info)),
+        ("poolings", ", ".join(_pooling(info, pooling) for pooling in info.poolings)),
+        ("default pooling", info.default_pooling),
+        ("layers", listed(backbones.layers(name), 12)),
+        ("licence", info.licence),
+        *([("terms", info.terms)] if info.terms else []),
+        ("citation", info.citation),
+        ("weights", info.weights_source),
+        *_whereabouts(info, weights_dir),
+    ]
     default = backbones.default_rule(name)
     for rule in info.rules:
         resolved = backbones.preprocessing(name, rule, image_size=image_size, fit=fit)
         mark = " (default)" if rule == default else ""
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (resolved.mean, resolved.std))
-        lines[f"preprocessing {rule}{mark}"] = f"{resolved.label}; mean {mean}; std {std}"
-    for note in info.notes:
-        lines[f"note {len(lines)}"] = note
-    width = max(map(len, lines)) + 2
-    for key, value in lines.items():
-        print(f"{'note' if key.startswith('note ') else key:<{width}}{value}")
+        lines.append((f"preprocessing {rule}{mark}", described(resolved)))
+    lines += [("note", note) for note in info.notes]
+    width = max(len(key) for key, _ in lines) + 2
+    for key, value in lines:
+        print(f"{key:<{width}}{value}")
+    if weights is not None:
+        backbones.account(name, weights, print)
     return 0
+
+
+def _pooling(info: BackboneInfo, pooling: str) -> str:
+    dim = info.dims.get(pooling)
+    kept = " for each patch" if pooling in DENSE_POOLINGS else ""
+    return pooling if dim is None else f"{pooling} ({dim}{kept})"
+
+
+def _operations(info: BackboneInfo) -> str:
+    rule = info.rules[info.default_rule]
+    size = " x ".join(str(side) for side in ((rule.depth,) if rule.depth else ()) + rule.image_size)
+    if not info.gflops:
+        return "next to none"
+    return f"{info.gflops:.1f} GFLOPs for one image of {size} (a multiply-add counts as two)"
+
+
+def _whereabouts(info: BackboneInfo, weights_dir: Path | None) -> Iterator[tuple[str, str]]:
+    """Where each file lies on this machine and its SHA-256; nothing is downloaded for that."""
+    from featprobe.backbones.core.places import locate
+
+    for file in info.files:
+        part = f"file ({file.part})" if file.part else "file"
+        try:
+            found = locate(
+                file, name=info.name, offline=True, announce=lambda _: None, weights_dir=weights_dir
+            )
+        except BackboneError:
+            yield part, "not on this machine; type featprobe backbones fetch to get it"
+            continue
+        yield part, f"{found.path}  SHA-256 {found.sha256}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from featprobe import cache as cache_room
-from featprobe.cache import Cache, CacheEntry
+from featprobe.cache import Cache, CacheEntry, row_shape
 from featprobe.errors import CacheError, ConfigError, listed, nearest
 
 OK, FAILED = 0, 1
@@ -24,7 +24,7 @@ def ls(cache: Path, data: Sequence[str], backbone: Sequence[str]) -> int:
             "data set": entry.dataset,
             "backbone": entry.recipe.backbone,
             "weights": entry.weights_label,
-            "poolings": "+".join(entry.poolings),
+            "poolings": "+".join(_with_shape(key, entry) for key in entry.poolings),
             "preprocessing": entry.recipe.preprocessing.label,
             "precision": entry.recipe.precision,
             "images": entry.n,
@@ -104,6 +104,11 @@ def gc(cache: Path, dry_run: bool) -> int:
         print(f"{'would remove' if dry_run else 'removed'}  {size / 1e6:.1f} MB  {why}  {path}")
     print(f"{len(removed)} files, {sum(size for _, size, _ in removed) / 1e6:.1f} MB")
     return OK
+
+
+def _with_shape(key: str, entry: CacheEntry) -> str:
+    """A key, with the shape of an image's row where that is no vector: `patches 16x16x384`."""
+    return key if key in entry.flat else f"{key} {'x'.join(map(str, row_shape(entry.dims[key])))}"
 
 
 def _named(values: Sequence[str]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import pandas as pd
 from featprobe import report, significance
 from featprobe.cache import Cache
 from featprobe.config import CompareConfig
-from featprobe.errors import ConfigError
+from featprobe.errors import ConfigError, ResultsError
 from featprobe.metrics import default_metrics, main_metric
 from featprobe.records import (
     Predictions,
@@ -23,6 +23,9 @@ from featprobe.records import (
 )
 from featprobe.registry import METRICS
 from featprobe.results import ResultsFolder, load_many, to_predictions
+from featprobe.stages import canaries
+from featprobe.stages.ailments import ailments
+from featprobe.stages.canaries import shuffled_apart
 from featprobe.stages.evaluation import describe_run, title
 from featprobe.stages.families import by_family
 from featprobe.stages.findings import findings
@@ -30,7 +33,7 @@ from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
 from featprobe.stages.summary import Summary
-from featprobe.stages.systems import add_systems
+from featprobe.stages.systems import SHUFFLED, add_systems
 
 
 def compare(config: CompareConfig) -> Summary:
@@ -55,6 +58,8 @@ def compare(config: CompareConfig) -> Summary:
         report={"identity": identity, "sha256": _sha256_file(page)}, compare=describe_run(config, "compare")
     )
     print(report.console_table(content))
+    for words in content.warnings:
+        print(f"WARNING: {words}")
     for name, sentences in content.findings.items():
         for sentence in sentences:
             print(f"{name}: {sentence}")
@@ -84,11 +89,20 @@ def _content(
     maps = tuple(embedding_maps(config, caches, estimates)) if config.map != "none" else ()
     leaks = tuple(leak_pairs(caches, estimates))
     about = predictions.attrs
-    estimates, predictions = add_systems(*by_family(estimates, predictions))
-    compared, standings = [], []
+    every, predictions = add_systems(*by_family(estimates, predictions))
+    estimates, _ = shuffled_apart(every)
+    predictions, _ = shuffled_apart(predictions)
+    if estimates.empty:
+        raise ResultsError(
+            "there is nothing to compare",
+            "every model was fitted on shuffled labels",
+            "type featprobe probe to fit others",
+        )
+    compared, standings, watched = [], [], []
     classes: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, str] = {}
     said: dict[str, tuple[str, ...]] = {}
+    warned: list[str] = []
     for (name, level), part in predictions.groupby(["dataset", "level"], sort=False):
         systems = _systems(part, about)
         samples = next(iter(systems.values()))[0].samples
@@ -102,7 +116,12 @@ def _content(
             outcome.best_frame().assign(dataset=family),
         )
         own = estimates[(estimates["dataset"] == family) & (estimates["level"] == level)]
-        said[report.title_of(family, str(level))] = tuple(findings(metric, own, pairs, best))
+        panel = report.title_of(family, str(level))
+        said[panel] = tuple(findings(metric, own, pairs, best))
+        judged = every[(every["dataset"] == family) & (every["level"] == level)]
+        met = _classes_met(next(iter(systems.values())))
+        warned += [f"{panel}: {words}" for words in canaries.warnings(judged, pairs, metric, met)]
+        watched.append(canaries.table(judged, metric, met))
         compared.append(pairs)
         standings.append(best[best.in_best_set])
     return ReportContent(
@@ -118,9 +137,18 @@ def _content(
         maps=maps,
         leaks=leaks,
         findings=said,
+        warnings=(*ailments(runs), *warned),
+        canaries=pd.concat(watched, ignore_index=True),
         notes=tuple(_notes(runs)),
         provenance=_provenance(config, estimates, runs),
     )
+
+
+def _classes_met(predictions: Sequence[Predictions]) -> int:
+    """How many classes the test rows show, in the fold that shows fewest; 0 where the target is no class."""
+    if predictions[0].samples.task not in {"classes", "ordinal"}:
+        return 0
+    return min(len(set(one.y_true[one.y_true >= 0].tolist())) for one in predictions)
 
 
 def _caches(config: CompareConfig, runs: Sequence[Mapping[str, Any]]) -> list[Cache]:
@@ -172,6 +200,8 @@ def _notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for run in runs:
         for info in run.get("units", {}).values():
             key = info.get("key", {})
+            if key.get("mode") == SHUFFLED:
+                continue
             shared = set(info.get("dataset_notes", ()))
             for note in info.get("notes", ()):
                 owner = key.get("dataset", "") if note in shared else title(key)

@@ -27,12 +27,8 @@ def export(config: ExportConfig) -> Summary:
     the images of a case contradict each other, OutputError.
     """
     store = Cache(config.cache)
-    tables = [
-        (entry, name)
-        for entry in chosen(store.current(), config.data, config.backbone)
-        for name in entry.poolings
-        if config.pooling in {None, name}
-    ]
+    entries = chosen(store.current(), config.data, config.backbone)
+    tables = [(entry, name) for entry in entries for name in _asked(entry, config)]
     if not tables:
         raise CacheError(
             f"no cached embedding has the pooling {config.pooling!r}"
@@ -53,6 +49,25 @@ def export(config: ExportConfig) -> Summary:
         print(f"{len(table.samples)} {rows} x {entry.recipe.backbone} {name}{notes}  {target}")
     # An export computes no result: it is written anew each time.
     return Summary(paths=tuple(targets))
+
+
+def _asked(entry: CacheEntry, config: ExportConfig) -> list[str]:
+    """The keys that are exported; patches, which are large, only where they are named.
+
+    A pooling stands for its key of that name or, where the file has none, for that pooling of every layer.
+    Raises ConfigError where patches can't be written as asked.
+    """
+    if config.pooling is None:
+        return list(entry.flat)
+    exact = [key for key in entry.poolings if key == config.pooling]
+    keys = exact or [key for key in entry.poolings if key.rpartition("/")[2] == config.pooling]
+    if config.level == "case" and not set(keys) <= set(entry.flat):
+        raise ConfigError(
+            f"--pooling {config.pooling} can't be exported by case",
+            "the patches of two images do not show the same places",
+            "type --level image",
+        )
+    return keys
 
 
 def _targets(config: ExportConfig, tables: list[tuple[CacheEntry, str]]) -> list[Path]:

@@ -13,7 +13,8 @@ from featprobe.cache import Cache, CacheEntry, Writer
 from featprobe.config import ExtractConfig
 from featprobe.errors import ConfigError
 from featprobe.imaging import PRINTS_NUMERICS, canonical_intensity
-from featprobe.records import Preprocessing, Recipe, images_sha256
+from featprobe.records import DENSE_POOLINGS, Preprocessing, Recipe, images_sha256
+from featprobe.stages.forward import stored_key, taken_apart
 from featprobe.stages.machine import (
     NUMERIC_PACKAGES,
     default_batch_size,
@@ -24,7 +25,16 @@ from featprobe.stages.machine import (
     pick_device,
     versions,
 )
-from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources
+from featprobe.stages.rules import resolved_rule, with_views
+from featprobe.stages.sources import (
+    IMAGE_STATS,
+    BackboneRun,
+    Source,
+    backbone_runs,
+    open_sources,
+    poolings_of,
+    with_canaries,
+)
 from featprobe.stages.summary import Summary
 
 if TYPE_CHECKING:
@@ -43,6 +53,11 @@ class Job:
     poolings: tuple[str, ...]
     path: Path
     seed: int
+
+    @property
+    def views(self) -> dict[str, Preprocessing]:
+        """View -> the preprocessing that gives it; "plain" alone without test-time augmentation."""
+        return {view: self.rule.one(view) for view in self.rule.views}
 
     @property
     def whereabouts(self) -> dict[str, Any]:
@@ -64,14 +79,24 @@ def extract(config: ExtractConfig) -> Summary:
     runs = backbone_runs(config)
     for run in runs:
         backbones.resolve(run.backbone)
+        poolings_of(config, run.backbone)
+    if config.canaries:
+        runs = with_canaries(config, runs)
     sources = open_sources(config, config.workers)
     device = pick_device(config.device)
     keep_freed_memory(device)
     loaded = [(run, load_backbone(config, run, seed=config.seed)) for run in runs]
+    if any(backbone.preprocessing().depth for _, backbone in loaded):
+        # The statistics are of flat images: a study of volumes has its random twins alone.
+        loaded = [(run, backbone) for run, backbone in loaded if not _baseline(run)]
     cache = Cache(config.cache)
     total = Summary()
     for source in sources:
-        jobs = [_job(cache, config, source, run, backbone) for run, backbone in loaded]
+        jobs = [
+            _job(cache, config, source, run, backbone, size)
+            for run, backbone in loaded
+            for size in (dict.fromkeys(config.image_size) if not _baseline(run) else (None,)) or (None,)
+        ]
         done = _extract_source(cache, config, source, jobs, device)
         total = dataclasses.replace(
             total,
@@ -86,14 +111,15 @@ def extract(config: ExtractConfig) -> Summary:
 
 
 def load_backbone(config: Any, run: BackboneRun, *, seed: int) -> Any:
-    """The backbone of `run`, in eval mode on the CPU, its preprocessing and off-path weights printed."""
+    """The backbone of `run`, in eval mode on the CPU, its off-path weights printed."""
     backbone = backbones.load(
         run.backbone,
         weights=run.weights,
         seed=seed,
         offline=offline(config.offline),
-        poolings=config.pooling,
-        image_size=config.image_size,
+        poolings=() if _baseline(run) else poolings_of(config, run.backbone),
+        weights_dir=config.weights_dir,
+        remote_code=config.remote_code,
     )
     if backbone.missing:
         print(
@@ -102,12 +128,19 @@ def load_backbone(config: Any, run: BackboneRun, *, seed: int) -> Any:
     return backbone
 
 
-def resolved_rule(config: Any, backbone: Any) -> Preprocessing:
-    """The preprocessing that the flags and the backbone resolve to."""
-    rule: Preprocessing = backbone.preprocessing(
-        config.preprocessing, image_size=config.image_size, fit=config.fit
-    )
-    return dataclasses.replace(rule, intensity=canonical_intensity(config.intensity))
+def _baseline(run: BackboneRun) -> bool:
+    """The image-statistics baseline that nobody named looks at images in its own way, whatever the flags say."""
+    return run.canary and run.backbone == IMAGE_STATS
+
+
+def _keys(config: ExtractConfig, run: BackboneRun, backbone: Any) -> tuple[str, ...]:
+    """What is taken of the backbone, POOLING or LAYER/POOLING, under the names of the cache."""
+    poolings = poolings_of(config, run.backbone)
+    if _baseline(run) or not (poolings or config.layer):
+        return (backbone.info.default_pooling,)
+    poolings = poolings or (backbone.info.default_pooling,)
+    asked = [f"{layer}/{pooling}" for layer in config.layer or ("last",) for pooling in poolings]
+    return tuple(dict.fromkeys(backbone.canonical(key) for key in asked))
 
 
 def recipe_for(source: Source, backbone: Any, rule: Preprocessing, *, precision: str, storage: str) -> Recipe:
@@ -131,15 +164,36 @@ def recipe_for(source: Source, backbone: Any, rule: Preprocessing, *, precision:
     )
 
 
-def _job(cache: Cache, config: ExtractConfig, source: Source, run: BackboneRun, backbone: Any) -> Job:
-    rule = resolved_rule(config, backbone)
+def _job(
+    cache: Cache, config: ExtractConfig, source: Source, run: BackboneRun, backbone: Any, size: int | None
+) -> Job:
+    keys = _keys(config, run, backbone)
+    if _baseline(run):
+        rule = dataclasses.replace(backbone.preprocessing(), intensity=canonical_intensity(config.intensity))
+    else:
+        rule = resolved_rule(config, backbone, size)
+        rule = _augmented(config, rule, keys, backbone)
     recipe = recipe_for(source, backbone, rule, precision=config.precision, storage=config.storage)
-    poolings = tuple(
-        dict.fromkeys(
-            backbone.canonical(pooling) for pooling in config.pooling or (backbone.info.default_pooling,)
+    apart = rule.views if config.tta_keep and len(rule.views) > 1 else ()
+    stored = (*keys, *(stored_key(key, view) for view in apart for key in keys))
+    return Job(source, run, backbone, rule, recipe, stored, cache.path(source.name, recipe), config.seed)
+
+
+def _augmented(
+    config: ExtractConfig, rule: Preprocessing, keys: Sequence[str], backbone: Any
+) -> Preprocessing:
+    if not config.tta:
+        return rule
+    if any(key.rpartition("/")[2] in DENSE_POOLINGS for key in keys):
+        raise ConfigError(
+            "patches can't be averaged over the views of --tta",
+            "a patch of a mirrored image is another place",
+            "leave out --tta, or --pooling patches",
         )
-    )
-    return Job(source, run, backbone, rule, recipe, poolings, cache.path(source.name, recipe), config.seed)
+    rule = with_views(rule, config.tta, patch=backbone.patch)
+    for view in rule.views:
+        backbone.check_image_size(rule.one(view).image_size)
+    return rule
 
 
 def _extract_source(
@@ -206,7 +260,7 @@ def _writer(
         job.source.name,
         job.recipe,
         job.source.samples,
-        {pooling: job.backbone.dim(pooling) for pooling in wanted},
+        {name: job.backbone.row_shape(taken_apart(name)[0], job.rule.image_size) for name in wanted},
         batch_size=config.batch_size or default_batch_size(device),
         weights_label=job.backbone.weights_label,
         environment=environment(device, **job.whereabouts),

@@ -114,29 +114,30 @@ def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame, places: int = 3) -
     told = "a real difference" if pair.p_adjusted < LEVEL else "can't be told apart"
     verdict = told if math.isfinite(pair.p_adjusted) else f"not tested, {pair.method}"
     return (
-        f"{what}, {a} minus {b}: {_number(sign * pair.difference, places, '+')} "
-        f"{_interval(low, high, places, '+')}, p adjusted for all pairs {_p(pair.p_adjusted)}: {verdict}."
+        f"{what}, {a} minus {b}: {number(sign * pair.difference, places, '+')} "
+        f"{interval(low, high, places, '+')}, p adjusted for all pairs {p_words(pair.p_adjusted)}: {verdict}."
     )
 
 
 def _value(rows: pd.DataFrame, system: str, places: int) -> str:
     row: Any = rows.loc[system]
-    return f"{_number(row.value, places)} {_interval(row.ci_low, row.ci_high, places)}"
+    return f"{number(row.value, places)} {interval(row.ci_low, row.ci_high, places)}"
 
 
-def _number(value: float, places: int, sign: str = "") -> str:
+def number(value: float, places: int, sign: str = "") -> str:
     """A value that rounds to zero carries no minus sign."""
     return f"{round(value, places) + 0.0:{sign}.{places}f}"
 
 
-def _interval(low: float, high: float, places: int, sign: str = "") -> str:
+def interval(low: float, high: float, places: int, sign: str = "") -> str:
     """[low, high], or that there is none."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return "[no interval]"
-    return f"[{_number(low, places, sign)}, {_number(high, places, sign)}]"
+    return f"[{number(low, places, sign)}, {number(high, places, sign)}]"
 
 
-def _p(value: float) -> str:
+def p_words(value: float) -> str:
+    """`= 0.034`, as it stands behind a p."""
     if not math.isfinite(value):
         return "undefined"
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -27,9 +27,10 @@ from featprobe.stages.evaluation import (
     seeds,
     with_fold,
 )
-from featprobe.stages.extract import load_backbone, recipe_for, resolved_rule
+from featprobe.stages.extract import load_backbone, recipe_for
 from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, pick_device
-from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources
+from featprobe.stages.rules import resolved_rule
+from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources, poolings_of
 from featprobe.stages.summary import Summary
 
 if TYPE_CHECKING:
@@ -166,12 +167,13 @@ def _training(config: FinetuneConfig, mode: str) -> TrainingRecipe:
 
 def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[Unit]:
     backbone = load_backbone(config, run, seed=config.seed)
-    rule = resolved_rule(config, backbone)
+    rule = resolved_rule(config, backbone, config.image_size)
     recipe = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")
     units = []
     for mode in config.mode:
         for pooling in dict.fromkeys(
-            backbone.canonical(name) for name in config.pooling or (backbone.info.default_pooling,)
+            backbone.canonical(name)
+            for name in poolings_of(config, run.backbone) or (backbone.info.default_pooling,)
         ):
             training = _training(config, mode)
             key = RunKey(

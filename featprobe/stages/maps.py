@@ -23,11 +23,15 @@ def embedding_maps(
 ) -> list[EmbeddingMap]:
     """A map of every frozen embedding table that the results rest on and one of the caches still holds."""
     frozen = estimates[estimates["mode"] == "frozen"]
-    wanted = set(zip(frozen["dataset"], frozen["fingerprint"], frozen["pooling"], strict=True))
+    keys = [
+        f"{layer}/{name}" if layer else name
+        for layer, name in zip(frozen["layer"], frozen["pooling"], strict=True)
+    ]
+    wanted = set(zip(frozen["dataset"], frozen["fingerprint"], keys, strict=True))
     found: dict[tuple[str, str, str], EmbeddingMap] = {}
     for cache in caches:
         for entry in cache.current():
-            for pooling in entry.poolings:
+            for pooling in entry.flat:
                 key = (entry.dataset, entry.recipe.fingerprint, pooling)
                 if key in wanted and key not in found:
                     found[key] = _map(cache.read(entry.path, pooling, thumbnails=False), config)
@@ -43,7 +47,9 @@ def _map(table: EmbeddingTable, config: CompareConfig) -> EmbeddingMap:
     label, names = _colours(table.samples)
     return EmbeddingMap(
         dataset=table.dataset,
-        title=f"{table.recipe.backbone} ({table.weights_label}), {table.pooling}",
+        title=", ".join(
+            filter(None, [f"{table.recipe.backbone} ({table.weights_label})", table.layer, table.pooling])
+        ),
         method=method,
         xy=xy,
         label=label[rows],

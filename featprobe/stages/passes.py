@@ -14,9 +14,11 @@ from featprobe import loading
 from featprobe.cache import Cache, Writer
 from featprobe.config import ExtractConfig
 from featprobe.errors import CacheError
-from featprobe.stages.forward import embed, need_finite
+from featprobe.records import DENSE_POOLINGS
+from featprobe.stages.forward import embed, need_finite, taken_apart
 from featprobe.stages.machine import default_workers, environment
 from featprobe.stages.recheck import recheck
+from featprobe.stages.rules import described
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,8 @@ def run_pass(
     donated = {
         job.path: cache.donated_rows(source.name, job.recipe, writer.poolings) for job, writer in group
     }
-    rules = list(dict.fromkeys(job.rule for job, _ in group))
+    # One decode feeds every backbone, image size and view of the group.
+    rules = list(dict.fromkeys(rule for job, _ in group for rule in job.views.values()))
     workers = default_workers(device) if config.workers is None else config.workers
     for job, _ in group:
         job.backbone.to(device)
@@ -53,7 +56,7 @@ def run_pass(
         for number, batch in enumerate(stream):
             consumed = min(total, start + (number + 1) * size)
             for job, writer in group:
-                images = batch.images[rules.index(job.rule)]
+                images = {view: batch.images[rules.index(rule)] for view, rule in job.views.items()}
                 _append(config, job, writer, batch, images, donated[job.path], consumed, device)
             bar.update(len(batch.rows) + len(batch.quarantined))
     seconds = time.perf_counter() - began
@@ -71,11 +74,16 @@ def run_pass(
 
 
 def _announce(group: Sequence[tuple[Job, Writer]], start: int, total: int) -> None:
+    if len(group) > 1:
+        tables = sum(len(writer.poolings) for _, writer in group)
+        print(
+            f"{group[0][0].source.name}: one pass over {total - start} images for {len(group)} files, {tables} embeddings each"
+        )
     for job, writer in group:
         resumed = f", going on at image {start} of {total}" if start else ""
         print(
-            f"{job.source.name} · {job.run.backbone} ({job.backbone.weights_label}): {job.rule.label}, {'+'.join(writer.poolings)}, "
-            f"{job.recipe.precision}{resumed}"
+            f"{job.source.name} · {job.run.backbone} ({job.backbone.weights_label}): {described(job.rule)}; "
+            f"{', '.join(writer.poolings)}; {job.recipe.precision}{resumed}"
         )
 
 
@@ -84,7 +92,7 @@ def _append(
     job: Job,
     writer: Writer,
     batch: loading.Batch,
-    images: torch.Tensor,
+    images: Mapping[str, torch.Tensor],
     donated: Mapping[str, Mapping[str, Any]],
     consumed: int,
     device: torch.device,
@@ -92,10 +100,17 @@ def _append(
     """Embed what no earlier file of the same recipe holds, take over the rest, and commit the batch."""
     hashes = job.source.samples.sha256[batch.rows]
     missing = np.flatnonzero([str(value) not in donated for value in hashes])
-    fresh = embed(job.backbone, images[missing], writer.poolings, precision=config.precision, device=device)
+    fresh = embed(
+        job.backbone,
+        {view: batch_of[missing] for view, batch_of in images.items()},
+        writer.poolings,
+        sizes=batch.size[missing],
+        precision=config.precision,
+        device=device,
+    )
     embeddings = {}
     for pooling in writer.poolings:
-        table = np.empty((len(batch.rows), job.backbone.dim(pooling)), dtype=job.recipe.storage)
+        table = np.empty((len(batch.rows), *fresh[pooling].shape[1:]), dtype=job.recipe.storage)
         with np.errstate(over="ignore"):  # a float16 overflow is named below, with its image
             table[missing] = fresh[pooling]
         for row in np.setdiff1d(np.arange(len(hashes)), missing):
@@ -128,10 +143,10 @@ def _report_quarantine(cache: Cache, name: str, path: Path) -> None:
 
 def quarantine_heals(cache: Cache, job: Job) -> bool:
     """Whether an image that could not be read now can: then its row must be added."""
-    quarantine = cache.read_quarantine(job.path)
+    quarantine, rules = cache.read_quarantine(job.path), list(job.views.values())
     healed = sum(
         len(batch.rows)
-        for batch in loading.batches(job.source.dataset, quarantine.row, [job.rule], batch_size=32, workers=0)
+        for batch in loading.batches(job.source.dataset, quarantine.row, rules, batch_size=32, workers=0)
     )
     print(f"{job.source.name}: {len(quarantine)} images in quarantine tried again, {healed} now readable")
     return healed > 0
@@ -141,7 +156,8 @@ def recheck_versions(
     cache: Cache, job: Job, device: torch.device, recorded: Mapping[str, str], now: Mapping[str, str]
 ) -> None:
     """Compute 16 rows again under the versions of `now`; CacheError where they differ from the cached ones."""
-    table = cache.read(job.path, job.poolings[0], thumbnails=False)
+    flat = [key for key in job.poolings if taken_apart(key)[0].rpartition("/")[2] not in DENSE_POOLINGS]
+    table = cache.read(job.path, (flat or list(job.poolings))[0], thumbnails=False)
     positions = {str(name): row for row, name in enumerate(job.source.samples.id)}
     readable = np.array([positions[str(name)] for name in table.samples.id], dtype=np.int64)
     outcome = recheck(

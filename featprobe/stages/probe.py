@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from featprobe import cases, probes, shortcuts, splitting
+from featprobe import cases, health, probes, shortcuts, splitting
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
 from featprobe.errors import ConfigError
@@ -31,6 +31,7 @@ from featprobe.stages.evaluation import (
 )
 from featprobe.stages.machine import need_writable
 from featprobe.stages.summary import Summary
+from featprobe.stages.systems import SHUFFLED
 from featprobe.stages.tables import Material, Table, materials
 from featprobe.stages.views import View, views
 
@@ -58,6 +59,15 @@ class Outcome:
     n_train: int
     chosen: dict[str, float]
     notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Remarks:
+    """What is known of an embedding table by itself: notes, sentences of `health.check`, `health.signature`."""
+
+    notes: tuple[str, ...]
+    health: tuple[str, ...]
+    signature: dict[str, Any]
 
 
 def probe(config: ProbeConfig) -> Summary:
@@ -112,6 +122,10 @@ def _units(config: ProbeConfig, material: Material) -> Iterator[Unit]:
                         key = _key(subject, view, table, name, seed)
                         key = dataclasses.replace(key, fraction=fraction, shots=shots)
                         yield Unit(subject, view, table, rows, key, _hash(config, subject, view, table, key))
+                if config.canaries and seed == config.seed and table.weights_label not in {"random", "none"}:
+                    # One probe with all labels: what finds something in shuffled labels has seen the answers.
+                    key = dataclasses.replace(_key(subject, view, table, names[0], seed), mode=SHUFFLED)
+                    yield Unit(subject, view, table, rows, key, _hash(config, subject, view, table, key))
 
 
 def _probes(config: ProbeConfig, material: Material) -> tuple[str, ...]:
@@ -147,6 +161,8 @@ def _key(subject: Question, view: View, table: Table, name: str, seed: int) -> R
 
 def _hash(config: ProbeConfig, subject: Question, view: View, table: Table, key: RunKey) -> str:
     what = {name: getattr(key, name) for name in ("pooling", "layer", "probe", "fraction", "shots")}
+    if key.mode == SHUFFLED:
+        what["mode"] = key.mode
     looked = {"level": view.level, "inputs": view.inputs, "fusion": view.fusion, "missing": config.missing}
     return subject.unit(table.fingerprint, stage="probe", **what, **looked)
 
@@ -165,11 +181,11 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
     def embeddings(table: Table) -> AnyArray:
         return table.read(cache)
 
-    said: dict[tuple[str, int], tuple[str, ...]] = {}
+    said: dict[tuple[str, int], Remarks] = {}
     for unit in units:
         about = (unit.subject.name, id(unit.table))
         if about not in said:
-            said[about] = _site_notes(unit, embeddings)
+            said[about] = _remarks(unit, embeddings)
 
     with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
@@ -182,17 +198,39 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
         ):
             done.setdefault(unit.hash, []).append(outcome)
             if len(done[unit.hash]) == len(unit.view.folds):
-                notes = said[unit.subject.name, id(unit.table)]
-                _store(config, folder, unit, done.pop(unit.hash), notes)
+                remarks = said[unit.subject.name, id(unit.table)]
+                _store(config, folder, unit, done.pop(unit.hash), remarks)
 
 
-def _site_notes(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> tuple[str, ...]:
-    """That the embedding tells where an image comes from, where it does: then it may tell the class by the site."""
-    samples = unit.subject.samples
-    if len(set(samples.site.tolist()) - {""}) < 2:
-        return ()
-    found = shortcuts.site_shortcut(samples, embeddings(unit.table)[unit.rows], seed=unit.key.seed)
-    return (found.words,) if found.flagged else ()
+def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
+    """What is said of a table before any probe sees it."""
+    samples, X = unit.subject.samples, embeddings(unit.table)
+    findings = health.check(X, unit.table.recipe.storage)
+    for finding in findings:
+        print(f"{title(unit.key.to_dict())}: WARNING: {finding.words}")
+    notes: tuple[str, ...] = ()
+    if len(set(samples.site.tolist()) - {""}) > 1:
+        # The embedding may tell where an image comes from, and by that the class.
+        found = shortcuts.site_shortcut(samples, X[unit.rows], seed=unit.key.seed)
+        notes = (found.words,) if found.flagged else ()
+    return Remarks(notes, tuple(finding.words for finding in findings), health.signature(X))
+
+
+def _shuffled(labels: AnyArray, groups: AnyArray, seed: int) -> AnyArray:
+    """`labels` [N] or [N, L] of the rows of each group replaced by another group's, so that groups stay alike inside.
+
+    Where groups have several rows the other group's labels are repeated or cut; where a class would get lost by
+    that, rows are permuted instead.
+    """
+    generator = np.random.default_rng([seed, 0x5BFF1E])
+    names, inverse = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(inverse == number) for number in range(len(names))]
+    shuffled = labels.copy()
+    for own, other in zip(members, generator.permutation(len(names)), strict=True):
+        shuffled[own] = labels[np.resize(members[other], len(own))]
+    if labels.dtype.kind in "iu" and len(np.unique(shuffled, axis=0)) < len(np.unique(labels, axis=0)):
+        return labels[generator.permutation(len(labels))]
+    return shuffled
 
 
 def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray) -> tuple[Any, ...]:
@@ -208,10 +246,13 @@ def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray) -> tuple[Any, ..
     calibration = splitting.inner_folds(samples, learn, folds=5, seed=key.seed)
     # A few shots may leave next to nothing of the validation part: C is then chosen by inner folds.
     on_val = held.any() and (whole or _as_many_classes(samples, learn, learn[held]))
+    labels = samples.label[learn]
+    if key.mode == SHUFFLED:
+        labels = _shuffled(labels, samples.units()[learn], key.seed)
     return (
         key.probe,
         X[learn],
-        samples.label[learn],
+        labels,
         X[fold.test],
         samples.label_names,
         samples.task,
@@ -258,7 +299,7 @@ def _store(
     folder: ResultsFolder,
     unit: Unit,
     outcomes: Sequence[Outcome],
-    more: Sequence[str] = (),
+    remarks: Remarks,
 ) -> None:
     folds = unit.view.folds
     predictions = [
@@ -271,7 +312,7 @@ def _store(
         for fold, outcome in zip(folds, outcomes, strict=True)
     ]
     notes = [
-        *more,
+        *remarks.notes,
         *(
             f"fold {fold.name}: {note}"
             for fold, outcome in zip(folds, outcomes, strict=True)
@@ -291,6 +332,8 @@ def _store(
             "scheme": unit.subject.plan.scheme,
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
             "dataset_notes": about,
+            "health": list(remarks.health),
+            "signature": remarks.signature,
             "notes": [*about, *notes],
         },
     )

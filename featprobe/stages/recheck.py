@@ -61,7 +61,8 @@ def recheck(
     chosen = np.unique(
         np.linspace(0, len(table.samples) - 1, num=min(rows, len(table.samples))).round().astype(np.int64)
     )
-    batch = next(batches(dataset, source_rows[chosen], [rule], batch_size=len(chosen), workers=0))
+    views = [rule.one(view) for view in rule.views]
+    batch = next(batches(dataset, source_rows[chosen], views, batch_size=len(chosen), workers=0))
     if batch.quarantined:
         row, reason = batch.quarantined[0]
         raise CacheError(
@@ -70,9 +71,15 @@ def recheck(
             "restore the image",
         )
     precision = table.recipe.precision
-    again = embed(backbone, batch.images[0], [table.pooling], precision=precision, device=device)[
-        table.pooling
-    ].astype(np.float64)
+    key = f"{table.layer}/{table.pooling}" if table.layer else table.pooling
+    again = embed(
+        backbone,
+        dict(zip(rule.views, batch.images, strict=True)),
+        [key],
+        sizes=batch.size,
+        precision=precision,
+        device=device,
+    )[key].astype(np.float64)
     cached = np.asarray(table.embeddings[chosen], dtype=np.float64)
     distance = np.linalg.norm(again - cached, axis=1) / np.maximum(np.linalg.norm(cached, axis=1), 1e-12)
     allowed = max(TOLERANCES[precision], 2e-3 if table.recipe.storage == "float16" else 0.0)
@@ -101,7 +108,7 @@ def recheck_entry(
         options["pseudonymize"] = Path(options["pseudonymize"])
     dataset = open_dataset(spec, DatasetOptions(**options))
     rule = entry.recipe.preprocessing
-    pooling = entry.poolings[0]
+    pooling = (entry.flat or entry.poolings)[0]
     chosen = (
         weights.get(entry.recipe.backbone)
         or weights.get("")
@@ -110,7 +117,7 @@ def recheck_entry(
     model = backbones.load(
         entry.recipe.backbone,
         weights=chosen,
-        poolings=[pooling],
+        poolings=[] if "/" in pooling else [pooling],
         image_size=rule.image_size[0],
         seed=int(entry.environment.get("seed", 0)),
     )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from featprobe.config import BackboneOptions, DataOptions
 from featprobe.datasets import DatasetOptions, open_dataset, split_spec
 from featprobe.errors import ConfigError, nearest
 from featprobe.hashing import hash_images
-from featprobe.records import Samples
+from featprobe.records import POOLINGS, Samples
 
-WEIGHT_WORDS = ("pretrained", "random")
+WEIGHT_WORDS: Final = ("pretrained", "random")
+IMAGE_STATS: Final = "image_stats"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -33,10 +35,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackboneRun:
-    """One backbone with one choice of weights: "pretrained", "random" or a file."""
+    """One backbone with one choice of weights: "pretrained", "random" or a file; `canary`: nobody named it."""
 
     backbone: str
     weights: str
+    canary: bool = False
 
 
 def dataset_options(config: DataOptions) -> DatasetOptions:
@@ -114,6 +117,41 @@ def backbone_runs(config: BackboneOptions) -> list[BackboneRun]:
     for run in runs:
         _need_weights(run)
     return list(dict.fromkeys(runs))
+
+
+def poolings_of(config: BackboneOptions, backbone: str) -> tuple[str, ...]:
+    """The poolings that the flags ask of `backbone`: its own, as NAME=POOLING, else the plain ones; () for none.
+
+    ConfigError for a NAME that is no --backbone and for a pooling that no backbone has.
+    """
+    named: list[str] = []
+    plain: list[str] = []
+    for value in config.pooling:
+        name, _, pooling = value.rpartition("=")
+        if name and name not in config.backbone:
+            raise ConfigError(
+                f"--pooling names {name!r}, which is no --backbone of this call",
+                nearest(name, config.backbone) or f"there are: {', '.join(config.backbone)}",
+            )
+        if pooling not in POOLINGS:
+            raise ConfigError(
+                f"unknown --pooling {pooling!r}",
+                nearest(pooling, POOLINGS) or f"known: {', '.join(POOLINGS)}",
+            )
+        if not name:
+            plain.append(pooling)
+        elif name == backbone:
+            named.append(pooling)
+    return tuple(dict.fromkeys(named or plain))
+
+
+def with_canaries(config: BackboneOptions, runs: Sequence[BackboneRun]) -> list[BackboneRun]:
+    """`runs` with the random twin of each backbone that brings weights, and the image-statistics baseline."""
+    twins = [BackboneRun(run.backbone, "random", canary=True) for run in runs if run.backbone != IMAGE_STATS]
+    known = {(run.backbone, run.weights) for run in runs}
+    twins = [twin for twin in dict.fromkeys(twins) if (twin.backbone, twin.weights) not in known]
+    baseline = [] if IMAGE_STATS in config.backbone else [BackboneRun(IMAGE_STATS, "pretrained", canary=True)]
+    return [*runs, *twins, *baseline]
 
 
 def _need_weights(run: BackboneRun) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from featprobe.datasets import UnreadableImageError
 from featprobe.errors import DataError
-from featprobe.imaging import THUMBNAIL_SIDE, Print, print_of
+from featprobe.imaging import THUMBNAIL_SIDE, Print, print_of_raster
 from featprobe.records import AnyArray, IntArray, Samples, TextArray, texts
 from featprobe.shortcuts import FILE_SIZE
 from featprobe.stages.sources import Source
@@ -79,9 +79,9 @@ def survey(source: Source, workers: int | None) -> Survey:
         try:
             data = source.dataset.read(row)
             raster = source.dataset.decode(data)
-            mode = "grey" if raster.values.ndim == 2 else "colour"
+            mode = "grey" if raster.values.ndim == 2 or raster.is_volume else "colour"
             return _Look(
-                print_of(raster.rgb()), raster.width, raster.height, len(data), str(raster.format), mode
+                print_of_raster(raster), raster.width, raster.height, len(data), str(raster.format), mode
             )
         except (UnreadableImageError, OSError) as error:
             return str(error)
@@ -130,7 +130,7 @@ def _survey(samples: Samples, found: list[_Look | str]) -> Survey:
 
 def picture(source: Source, row: int) -> npt.NDArray[np.uint8]:
     """The image of `row` as it is looked at: uint8 [H, W, 3], its longer side at most PICTURE_SIDE."""
-    image = source.dataset.decode(source.dataset.read(row)).rgb()
+    image = source.dataset.decode(source.dataset.read(row)).middle().rgb()
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return np.asarray(image, dtype=np.uint8)
 

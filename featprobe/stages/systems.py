@@ -12,6 +12,9 @@ from featprobe.records import KEY_COLUMNS
 SYSTEM_COLUMNS: Final = tuple(name for name in KEY_COLUMNS if name not in {"dataset", "fold", "level"})
 """What makes two models two systems; data set, fold and level are where they are compared."""
 
+SHUFFLED: Final = "shuffled labels"
+"""The mode of a probe that was fitted on labels permuted among the training groups: a control, no candidate."""
+
 ALWAYS: Final = ("backbone", "weights", "mode", "probe")
 
 
@@ -50,7 +53,7 @@ def _tells_apart(keys: pd.DataFrame, column: str) -> bool:
 
 def _name(row: pd.Series, extra: list[str]) -> str:
     backbone = row["backbone"] if row["weights"] == "pretrained" else f"{row['backbone']} ({row['weights']})"
-    how = row["mode"] if row["mode"] != "frozen" else f"frozen {row['probe']}"
+    how = f"{row['mode']} {row['probe']}" if row["mode"] in {"frozen", SHUFFLED} else row["mode"]
     words = [str(backbone), str(how)]
     for column in extra:
         value = row[column]

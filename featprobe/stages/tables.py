@@ -11,7 +11,7 @@ from featprobe import splitting
 from featprobe.cache import Cache, CacheEntry
 from featprobe.config import ProbeConfig
 from featprobe.errors import CacheError, ConfigError, SplitError, listed, nearest
-from featprobe.records import AnyArray, Recipe, Samples, sha256_json
+from featprobe.records import DENSE_POOLINGS, AnyArray, Recipe, Samples, sha256_json
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +61,7 @@ def materials(cache: Cache, config: ProbeConfig) -> list[Material]:
     Raises CacheError where the cache holds nothing that fits or an extraction is unfinished, SplitError where two
     data sets have different labels.
     """
+    _need_flat(config)
     if bool(config.train_on) != bool(config.test_on):
         raise ConfigError(
             "--train-on and --test-on belong together",
@@ -130,18 +131,35 @@ def _selected(cache: Cache, config: ProbeConfig, data: Sequence[str]) -> list[Ca
             "",
             f"type featprobe extract --cache {config.cache}",
         )
-    poolings = {pooling for entry in chosen for pooling in entry.poolings}
-    if config.pooling and not poolings & set(config.pooling):
+    if not any(_poolings(entry, config) for entry in chosen):
+        keys = {key for entry in chosen for key in entry.poolings}
+        wanted = f" of the pooling {' or '.join(config.pooling)}" if config.pooling else ""
         raise CacheError(
-            f"no embedding in {config.cache} has the pooling {' or '.join(config.pooling)}",
-            f"there are: {', '.join(sorted(poolings))}",
-            "type featprobe cache ls",
+            f"{config.cache} holds no embedding{wanted} that a probe can be fitted on",
+            f"there are: {', '.join(sorted(keys))}",
+            "type featprobe cache ls, or featprobe extract with --pooling to add one",
         )
     return chosen
 
 
+def _need_flat(config: ProbeConfig) -> None:
+    """ConfigError where patches are asked for: a probe takes one row of D values for each image."""
+    for pooling in config.pooling:
+        if pooling in DENSE_POOLINGS:
+            raise ConfigError(
+                f"--pooling {pooling} can't be probed",
+                "patches are kept apart for export and for attentive probes; one row for each image has --pooling mean or gap",
+                f"leave it out, or type featprobe cache export --pooling {pooling}",
+            )
+
+
 def _poolings(entry: CacheEntry, config: ProbeConfig) -> list[str]:
-    return [pooling for pooling in entry.poolings if not config.pooling or pooling in config.pooling]
+    """The keys that are probed: a row of D values each, of the poolings asked for, whatever the layer."""
+    return [
+        key
+        for key in entry.flat
+        if not config.pooling or key in config.pooling or key.rpartition("/")[2] in config.pooling
+    ]
 
 
 def _single(cache: Cache, config: ProbeConfig, name: str, entries: Sequence[CacheEntry]) -> Material:

@@ -14,9 +14,12 @@ from featprobe.registry import BACKBONES
 
 # Family -> (member, image size); the smallest that show each way of pooling and of adapting to a size.
 REPRESENTATIVES = {
-    "dinov2": (("dinov2_vits14", 28), ("dinov2_vits14_reg", 42)),
-    "dinov3": (("dinov3_vits16", 32),),
+    "canaries": (("image_stats", 64),),
+    "dinov2": (("dinov2_vits14", 28), ("dinov2_vits14_reg", 42), ("dinov2_vits14_lc", 28)),
+    "dinov3": (("dinov3_vits16", 32), ("dinov3_convnext_tiny", 64)),
     "imagenet": (("efficientnet_lite0", 64), ("resnet18", 64), ("densenet121", 64)),
+    "lvmmed": (("lvmmed_resnet50", 64),),
+    "monai": (("medicalnet_resnet10", 32),),
     "timm": (
         ("vit_tiny_patch16_224", 32),
         ("swin_tiny_patch4_window7_224", 56),
@@ -41,7 +44,9 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 @pytest.fixture(scope="module")
 def images(backbone: Backbone) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(5, 3, *backbone.preprocessing().image_size, generator=generator)
+    rule = backbone.preprocessing()
+    shape = (3, *rule.image_size) if rule.depth is None else (1, rule.depth, *rule.image_size)
+    return torch.randn(5, *shape, generator=generator)
 
 
 def embed(backbone: Backbone, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -60,7 +65,8 @@ def test_shape_dtype_and_repetition(backbone: Backbone, images: torch.Tensor) ->
     first, second = embed(backbone, images), embed(backbone, images)
     assert list(first) == list(backbone.poolings) == list(backbone.info.poolings)
     for pooling, values in first.items():
-        assert values.shape == (5, backbone.dim(pooling))
+        assert values.shape == (5, *backbone.row_shape(pooling, tuple(images.shape[-2:])))
+        assert values.shape[-1] == backbone.dim(pooling)
         assert values.dtype == torch.float32
         assert torch.isfinite(values).all()
         assert torch.equal(values, second[pooling])
@@ -69,7 +75,7 @@ def test_shape_dtype_and_repetition(backbone: Backbone, images: torch.Tensor) ->
 
 def test_neither_batch_size_nor_neighbours_matter(backbone: Backbone, images: torch.Tensor) -> None:
     together, alone = embed(backbone, images), embed(backbone, images[2:3])
-    shuffled = embed(backbone, images[[2, 0]] * torch.tensor([1.0, 9.0]).reshape(2, 1, 1, 1))
+    shuffled = embed(backbone, images[[2, 0]] * torch.tensor([1.0, 9.0]).reshape(2, *[1] * (images.ndim - 1)))
     for pooling, values in together.items():
         length = values[2].norm()
         assert (values[2] - alone[pooling][0]).norm() <= NEIGHBOUR_BOUND * length
@@ -96,7 +102,7 @@ def test_a_seed_names_random_weights_and_disturbs_nothing(backbone: Backbone) ->
     again = backbones.load(backbone.name, weights="random", seed=3, image_size=size)
     assert torch.equal(torch.rand(1), untouched), "loading disturbed the global random state"
     assert again.weights_sha256 == backbone.weights_sha256
-    assert backbone.weights_label == "random"
+    assert backbone.weights_label == ("none" if backbone.name == "image_stats" else "random")
 
 
 def test_its_preprocessing_survives_the_recipe(backbone: Backbone) -> None:
@@ -121,8 +127,10 @@ def test_what_is_said_of_a_registered_name_is_true(name: str) -> None:
     info = backbones.describe(name)
     assert info.name == name
     assert backbones.resolve(name) == (info.family, name)
-    assert timm.is_model(info.architecture.partition(".")[0])
-    assert timm.models.get_pretrained_cfg(info.architecture, allow_unregistered=False) is not None
+    if info.family in {"dinov2", "imagenet"}:
+        architecture = info.architecture.rpartition(":")[2]
+        assert timm.is_model(architecture.partition(".")[0])
+        assert timm.models.get_pretrained_cfg(architecture, allow_unregistered=False) is not None
     assert {"native", "common", info.default_rule} <= set(info.rules)
     assert set(info.poolings) <= set(POOLINGS)
     assert info.default_pooling == info.poolings[0]
@@ -132,17 +140,19 @@ def test_what_is_said_of_a_registered_name_is_true(name: str) -> None:
     if not any(mark in name for mark in LARGE):
         facts = survey(info.architecture)
         assert set(info.poolings) <= set(facts.poolings)
-        assert info.default_pooling == facts.default_pooling
+        assert info.default_pooling in {facts.default_pooling, "logits"}
 
 
-@pytest.mark.parametrize("name", [info.name for info in backbones.list_backbones()])
+@pytest.mark.parametrize(
+    "name", [info.name for info in backbones.list_backbones() if info.family in {"dinov2", "imagenet"}]
+)
 def test_the_stated_native_rule_is_timms(name: str) -> None:
     from timm.data import create_transform, resolve_data_config
     from timm.models import get_pretrained_cfg
 
     info = backbones.describe(name)
     config = resolve_data_config(
-        pretrained_cfg=get_pretrained_cfg(info.architecture).to_dict(), use_test_size=True
+        pretrained_cfg=get_pretrained_cfg(info.architecture.rpartition(":")[2]).to_dict(), use_test_size=True
     )
     resize, crop, _, normalise = create_transform(**config, is_training=False).transforms
     rule = info.rules["native"]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from featprobe.cli import STAGES, _configuration, build_parser
-from featprobe.config import LEAKS, fields_of, from_mapping, item_type
+from featprobe.config import LEAKS
 from featprobe.errors import ConfigError
+from featprobe.options import fields_of, from_mapping, item_type
 from featprobe.splitting import LEAK_KINDS
 
 CASES = [(name, config, field) for name, (config, _) in STAGES.items() for field in fields_of(config)]

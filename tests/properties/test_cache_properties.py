@@ -26,6 +26,14 @@ from featprobe.imaging import THUMBNAIL_SIDE
 from featprobe.records import TASKS, AnyArray, Preprocessing, Recipe, Samples, images_sha256, texts
 
 FEW = settings(max_examples=15, deadline=None)
+DIMS: dict[str, Any] = {
+    "cls": 5,
+    "mean": 3,
+    "patches": (2, 3, 4),
+    "@hflip/cls": 2,
+    "last4@crop:tl/cls+mean": 1,
+    "blocks.5/patches": (1, 2, 1),
+}
 RULE = Preprocessing((224, 224), "crop", 256, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
 
 
@@ -51,7 +59,7 @@ def writer_of(cache: Cache, samples: Samples, batch_size: int) -> Any:
         "d",
         recipe_of(samples),
         samples,
-        {"cls": 5, "mean": 3},
+        DIMS,
         batch_size=batch_size,
         weights_label="random",
         environment={},
@@ -64,13 +72,20 @@ def append(writer: Any, bad: frozenset[int], count: int) -> None:
     rows = np.array([row for row in range(start, until) if row not in bad], dtype=np.int64)
     writer.append(
         rows,
-        {"cls": rows[:, None] + np.full(5, start / 7), "mean": rows[:, None] - np.full(3, until / 3)},
+        {key: values_of(key, rows) + start / 7 - until / 3 for key in writer.poolings},
         texts([f"{row:064x}" for row in rows]),
         texts([f"{row:016x}" if row % 5 else "" for row in rows]),
         thumbnails_of(rows),
         [(row, f"why {row} ü") for row in range(start, until) if row in bad],
         until,
     )
+
+
+def values_of(key: str, rows: AnyArray) -> Any:
+    """What the embedding of each row would be in a batch of its own: every value another one."""
+    shape = np.atleast_1d(DIMS[key])
+    places = np.arange(shape.prod()).reshape(shape) + 100 * list(DIMS).index(key)
+    return places + np.asarray(rows, dtype=np.float64).reshape(-1, *np.ones_like(shape)) / 8
 
 
 def thumbnails_of(rows: AnyArray) -> Any:
@@ -101,7 +116,9 @@ def contents(path: Path) -> dict[str, Any]:
 
 def changed_values(value: Any) -> Iterator[Any]:
     """Other values for a field of a recipe, whatever the field is."""
-    if isinstance(value, bool):
+    if value is None:
+        yield from (0, 1)
+    elif isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
         yield value + 1
@@ -275,9 +292,17 @@ def test_a_flipped_byte_is_found_wherever_it_stands(sound: Path) -> None:
     offsets = [*range(0, 512, 37), *range(512, 1500, 61), *rng.integers(0, len(content), 100).tolist()]
     with h5py.File(sound) as file:
         chunk = file["embeddings/cls"].id.get_chunk_info(1).byte_offset
+        patch = file["embeddings/patches"].id.get_chunk_info(300).byte_offset
         label, thumbnail = (file[f"samples/{name}"].id.get_offset() for name in ("label", "thumbnail"))
     offsets += [label + 8, thumbnail, thumbnail + 300_000]
-    offsets += [chunk, chunk + 1000, content.index(b"image 17"), content.index(b'"backbone"')]
+    offsets += [
+        chunk,
+        chunk + 1000,
+        patch,
+        patch + 50,
+        content.index(b"image 17"),
+        content.index(b'"backbone"'),
+    ]
     try:
         for offset in offsets:
             with sound.open("r+b") as raw:

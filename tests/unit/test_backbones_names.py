@@ -56,7 +56,9 @@ def test_deep_description_counts_parameters_and_dims() -> None:
     info = backbones.describe("vgg16", deep=True)
     convolutions = 14_714_688
     assert info.parameters == convolutions + (25088 + 1) * 4096 + (4096 + 1) * 4096
-    assert info.dims == {"gap": 512, "mean": 512, "pre_logits": 4096}
+    dims = {"gap": 512, "mean": 512, "gem": 512, "pre_logits": 4096, "patches": 512, "logits": 1000}
+    assert info.dims == dims
+    assert info.gflops == pytest.approx(2 * 15.347, abs=0.01), "15.3 billion multiply-adds before the classifier"
     assert backbones.describe("vgg16").parameters is None
 
 
@@ -140,7 +142,7 @@ def test_maps_are_averaged_over_their_own_axes(name: str, axes: tuple[int, int])
 
 def test_a_model_that_normalises_after_the_mean_is_pooled_in_its_own_order() -> None:
     network = backbones.load("eva02_tiny_patch14_224", weights="random", image_size=28)
-    assert network.info.poolings == ("mean", "pre_logits")
+    assert network.info.poolings == ("mean", "pre_logits", "patches")
     images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
     given = network(images, network.info.poolings)
     assert torch.allclose(given["mean"], given["pre_logits"], atol=1e-6)
@@ -148,7 +150,7 @@ def test_a_model_that_normalises_after_the_mean_is_pooled_in_its_own_order() -> 
 
 @pytest.mark.parametrize(
     ("name", "pooling", "has"),
-    [("dinov2_vits14", "gap", "cls, mean, cls+mean"), ("resnet18", "cls", "gap, mean, pre_logits")],
+    [("dinov2_vits14", "gap", "cls, mean, cls+mean"), ("resnet18", "cls", "gap, mean, gem, pre_logits")],
 )
 def test_an_unknown_pooling_is_told_what_there_is(name: str, pooling: str, has: str) -> None:
     with pytest.raises(BackboneError, match=f"no pooling '{pooling}'") as raised:

@@ -203,3 +203,21 @@ def test_the_shared_set_opens() -> None:
     data = open_dataset(str(shared / "pneumoniamnist.npz"))
     assert len(data.samples) == 3882 + 524 + 624
     assert data.decode(data.read(5000)).rgb().size == (28, 28)
+
+
+def test_a_volume_may_stay_one_row(tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 28), dtype=np.uint8)
+    volumes[4] = 7
+    arrays: dict[str, Any] = {}
+    for number, split in enumerate(("train", "val", "test")):
+        arrays[f"{split}_images"] = volumes[2 * number : 2 * number + 2]
+        arrays[f"{split}_labels"] = np.array([[0], [1]], dtype=np.uint8)
+    np.savez(tmp_path / "organmnist3d.npz", **arrays)
+    data = open_dataset(str(tmp_path / "organmnist3d.npz"), DatasetOptions(slices="volume", axis="coronal"))
+    assert data.samples.id.tolist() == [
+        *("train-000000", "train-000001", "val-000000", "val-000001"),
+        "test-000001",
+    ]
+    raster = data.decode(data.read(4))
+    assert raster.is_volume
+    assert np.array_equal(raster.levels(), np.moveaxis(volumes[5], 1, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import timm
 import torch
 from torch.overrides import TorchFunctionMode
 
 from featprobe.backbones.core import fit as fitting
-from featprobe.backbones.core import hub
+from featprobe.backbones.core.create import create
 from featprobe.backbones.core.files import Checkpoint, read_checkpoint
-from featprobe.backbones.core.info import PRETRAINED, RANDOM, BackboneInfo, LoadRequest
+from featprobe.backbones.core.info import NO_WEIGHTS, PRETRAINED, RANDOM, BackboneInfo, LoadRequest
 from featprobe.backbones.core.model import Backbone, Resize, check_poolings
-from featprobe.backbones.core.survey import Survey, create, survey
+from featprobe.backbones.core.places import locate
+from featprobe.backbones.core.survey import Survey, gflops, survey
 from featprobe.errors import BackboneError
 from featprobe.registry import BACKBONES
 
@@ -34,23 +35,25 @@ Tensors = dict[str, torch.Tensor]
 class Blueprint:
     """What a family knows about one backbone beyond its `info`.
 
-    `packaged`: pretrained weights that lie in an installed package, else they come from timm's hub.
-    `rename`: from a project's own key names to timm's, applied to every file. `resize`: adapts the model to
-    an image size where timm's way is not the published one.
+    `rename`: from a project's own key names to the model's, applied to every file. `join`: the tensors of a
+    further file (`WeightsFile.part`) under the model's names. `resize`: adapts the model to an image size where
+    timm's way is not the published one. `weightless`: there is nothing to load.
     """
 
     info: BackboneInfo
     numerics: int
-    packaged: Callable[[], Path] | None = None
     rename: Callable[[Tensors], Tensors] | None = None
+    join: Callable[[str, Tensors], Tensors] | None = None
     resize: Resize | None = None
+    weightless: bool = False
 
 
 def deepened(info: BackboneInfo) -> dict[str, Any]:
-    """The fields of BackboneInfo that cost a dry run: parameters (without a classifier) and dims."""
+    """The fields of BackboneInfo that cost a dry run: parameters (without a classifier), operations and dims."""
     facts = survey(info.architecture)
     return {
         "parameters": facts.parameters,
+        "gflops": gflops(info.architecture, info.rules[info.default_rule].image_size),
         "dims": {pooling: facts.dims[pooling] for pooling in info.poolings},
     }
 
@@ -66,7 +69,7 @@ def assemble(blueprint: Blueprint, request: LoadRequest) -> Backbone:
     poolings = tuple(request.poolings) or (info.default_pooling,)
     check_poolings(info, poolings)
     loaded = _Loaded({}, (), (), ())
-    if request.weights == RANDOM:
+    if request.weights == RANDOM or blueprint.weightless:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)
             model = create(info.architecture)
@@ -74,7 +77,7 @@ def assemble(blueprint: Blueprint, request: LoadRequest) -> Backbone:
         checkpoint = _checkpoint(blueprint, request)
         with _NoDraws():
             model = create(info.architecture)
-        loaded = _fitted(checkpoint, blueprint, facts, model, poolings, request.weights)
+        loaded = _fitted(checkpoint, blueprint, facts, model, poolings, request)
         _fill(model, loaded)
     state = model.state_dict()
     hashed = facts.on_path - frozenset(loaded.missing)
@@ -84,7 +87,7 @@ def assemble(blueprint: Blueprint, request: LoadRequest) -> Backbone:
         survey=facts,
         resize=blueprint.resize or _timm_resize,
         weights_sha256=fitting.tensors_sha256({name: state[name] for name in hashed}),
-        weights_label=_label(request.weights),
+        weights_label=NO_WEIGHTS if blueprint.weightless else _label(request.weights),
         numerics=blueprint.numerics,
         missing=loaded.missing,
         unexpected=loaded.unexpected,
@@ -136,27 +139,40 @@ def _label(weights: str) -> str:
 
 
 def _checkpoint(blueprint: Blueprint, request: LoadRequest) -> Checkpoint:
-    name = blueprint.info.name
+    info = blueprint.info
+    wanted = survey(info.architecture).shapes
     if request.weights != PRETRAINED:
-        return read_checkpoint(Path(request.weights).expanduser(), name=name)
-    if blueprint.packaged is not None:
-        return read_checkpoint(blueprint.packaged())
-    repository = _repository(blueprint.info)
-    path = hub.fetch(repository, name=name, offline=request.offline, announce=request.announce)
-    return read_checkpoint(path)
-
-
-def _repository(info: BackboneInfo) -> str:
-    config = timm.models.get_pretrained_cfg(info.architecture)
-    repository = getattr(config, "hf_hub_id", None)
-    if not repository:
-        where = getattr(config, "url", "")
+        return read_checkpoint(Path(request.weights).expanduser(), name=info.name, wanted=wanted)
+    if not info.files:
         raise BackboneError(
             f"{info.name} has no pretrained weights that featprobe can fetch",
-            f"its authors keep them at {where}" if where else "timm lists none for this architecture",
+            info.weights_source,
             f"give a file with --weights {info.name}=FILE, or type --weights random",
         )
-    return str(repository)
+    if info.terms:
+        request.announce(f"{info.name}: {info.terms}")
+    whole: Checkpoint | None = None
+    for file in info.files:
+        place = locate(
+            file,
+            name=info.name,
+            offline=request.offline,
+            announce=request.announce,
+            weights_dir=request.weights_dir,
+        )
+        if file.part and blueprint.join is None:
+            continue  # a configuration, read by the family itself
+        found = read_checkpoint(place.path, name=info.name, wanted=None if file.part else wanted)
+        whole = _joined(whole, found, file.part, blueprint)
+    assert whole is not None
+    return whole
+
+
+def _joined(whole: Checkpoint | None, found: Checkpoint, part: str, blueprint: Blueprint) -> Checkpoint:
+    if whole is None or blueprint.join is None:
+        return found
+    tensors = {**whole.tensors, **blueprint.join(part, dict(found.tensors))}
+    return dataclasses.replace(whole, tensors=tensors, notes=(*whole.notes, *found.notes))
 
 
 def _fitted(
@@ -165,10 +181,14 @@ def _fitted(
     facts: Survey,
     model: Any,
     poolings: Sequence[str],
-    weights: str,
+    request: LoadRequest,
 ) -> _Loaded:
+    weights = request.weights
     tensors, notes = _renamed(checkpoint, blueprint, facts, model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if request.report is not None:
+        for line in fitting.account(checkpoint, facts, shapes).lines():
+            request.report(line)
     fit = fitting.compare(shapes, facts)
     name = blueprint.info.name
     fitting.require(
@@ -182,7 +202,7 @@ def _fitted(
         file=weights,
     )
     absent = sorted(facts.on_path & {*fit.missing, *fit.reshaped})
-    unexpected = (*fit.heads, *fit.unexpected)
+    unexpected = (*fit.heads, *fit.unexpected, *checkpoint.left_out)
     if absent:
         notes = (
             *notes,

@@ -2,130 +2,103 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from featprobe.backbones.core.reading import read
+from featprobe.backbones.core.unwrapping import Shapes, choose
 from featprobe.errors import BackboneError, nearest
 
-SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
-
-# The teacher stands first: it is the network that DINO's authors evaluate and publish.
-_CONTAINERS: Final = ("teacher", "state_dict", "model_state_dict", "model")
-_WRAPPERS: Final = ("_orig_mod.", "module.", "backbone.", "model.")
+SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".torch", ".ckpt", ".pth.tar", ".pt.tar")
+_FOREIGN: Final = {
+    ".npz": "NumPy arrays",
+    ".npy": "a NumPy array",
+    ".h5": "a Keras or HDF5 file",
+    ".hdf5": "an HDF5 file",
+    ".keras": "a Keras file",
+    ".pb": "a TensorFlow graph",
+    ".index": "a TensorFlow checkpoint",
+    ".data-00000-of-00001": "a TensorFlow checkpoint",
+    ".tflite": "a TensorFlow Lite model",
+    ".msgpack": "a Flax checkpoint",
+    ".onnx": "an ONNX graph",
+    ".pkl": "a pickle, which could run code",
+    ".pickle": "a pickle, which could run code",
+    ".zip": "an archive",
+    ".tar": "an archive",
+    ".gz": "an archive",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`tensors`: name -> tensor on the CPU, floating point as float32. `notes`: what was unwrapped, in words."""
+    """The network of a weights file.
+
+    `tensors`: name -> tensor on the CPU, floating point as float32. `notes`: what was unwrapped, in words.
+    `left_out`: the names in the file of all other tensors, a name of another entry as ENTRY/NAME; `reasons`: one
+    of them -> why it isn't needed, such as "decoder", "" where that is unknown. `originals`: name -> name in the file.
+    """
 
     tensors: dict[str, torch.Tensor]
     notes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    originals: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path, *, name: str = "NAME") -> Checkpoint:
-    """The tensors of `path`, taken out of a training checkpoint's containers and prefixes.
+def read_checkpoint(path: Path, *, name: str = "NAME", wanted: Shapes | None = None) -> Checkpoint:
+    """The network in `path`, taken out of a training checkpoint's entries and prefixes.
 
-    `name`: the backbone, for errors. Half-precision and float64 values become float32. Raises BackboneError for a file that is missing, of an
-    unknown suffix, truncated, that needs code to be unpickled, or whose values are not finite.
+    `name`: the backbone, for errors. `wanted`: tensor -> shape of its architecture, by which the network is found
+    where the file holds several or gives it an unknown prefix. Half-precision and float64 values become float32.
+    Raises BackboneError for a file that is missing, of an unknown suffix, truncated, that is no weights file, that
+    needs code to be unpickled, or whose values are not finite.
     """
+    _check_path(path, name)
+    choice = choose(read(path), wanted)
+    if choice is None:
+        raise BackboneError(
+            f"the weights file {path.name} holds no named tensors",
+            "a state dict, alone or under an entry such as 'state_dict', 'model' or 'teacher', is looked for",
+            "save the model's state_dict() with safetensors.torch.save_file",
+        )
+    tensors, converted = _floats(choice.tensors, path)
+    return Checkpoint(
+        tensors=tensors,
+        notes=tuple(f"{path.name}: {note}" for note in (*choice.notes, *converted)),
+        left_out=tuple(choice.left_out),
+        reasons=choice.left_out,
+        originals=choice.originals,
+    )
+
+
+def _check_path(path: Path, name: str) -> None:
     if not path.is_file():
         raise BackboneError(
             f"the weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}",
             nearest(str(path), ("pretrained", "random")) or "weights are 'pretrained', 'random' or a file",
             f"type --weights {name}=FILE with a {', '.join(SUFFIXES)} file",
         )
-    if path.suffix.lower() not in SUFFIXES:
-        raise BackboneError(
-            f"the weights file {path.name} has the suffix {path.suffix!r}",
-            f"known: {', '.join(SUFFIXES)}",
-            f"type --weights {name}=FILE with a file of one of these kinds",
-        )
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-    tensors, notes = _unwrapped(content, path)
-    return Checkpoint(*_floats(tensors, notes, path))
-
-
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _damaged(path, error) from error
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # An old pickle protocol is worth a warning to developers, none to those who can only read the file.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):
-            raise _damaged(path, error) from error
-        raise BackboneError(
-            f"the weights file {path.name} is refused: it holds Python objects, not only tensors",
-            "unpickling them would run code from the file",
-            "save its state_dict() with safetensors.torch.save_file where you trust it, and give that file",
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> BackboneError:
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    return BackboneError(
-        f"the weights file {path.name} can't be read: it is truncated, damaged or of another kind",
-        f"it has {path.stat().st_size:,} bytes, and the reader says: {reason}",
-        "compare its size and checksum with the source's, and copy it again",
+    lower = path.name.lower()
+    if lower.endswith(SUFFIXES):
+        return
+    foreign = next((what for suffix, what in _FOREIGN.items() if lower.endswith(suffix)), "")
+    raise BackboneError(
+        f"the weights file {path.name} has the suffix {path.suffix!r}" + (f": {foreign}" if foreign else ""),
+        f"known: {', '.join(SUFFIXES)}",
+        f"type --weights {name}=FILE with a file of one of these kinds",
     )
 
 
-def _unwrapped(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    notes: list[str] = []
-    for _ in range(len(_CONTAINERS)):
-        inside = [name for name in _CONTAINERS if isinstance(content, Mapping) and name in content]
-        if not inside or not isinstance(content[inside[0]], Mapping):
-            break
-        notes.append(f"{path.name}: the weights were taken from its entry {inside[0]!r}")
-        content = content[inside[0]]
-    if not isinstance(content, Mapping):
-        raise _no_tensors(path)
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise _no_tensors(path)
-    for prefix in (*_WRAPPERS, *_WRAPPERS):
-        inner = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-        if inner and (prefix == "backbone." or len(inner) == len(tensors)):
-            left = len(tensors) - len(inner)
-            notes.append(
-                f"{path.name}: the prefix {prefix!r} was taken off"
-                + (f" and {left} tensors outside it left out" if left else "")
-            )
-            tensors = inner
-    return tensors, notes
-
-
-def _no_tensors(path: Path) -> BackboneError:
-    return BackboneError(
-        f"the weights file {path.name} holds no named tensors",
-        "a state dict, alone or under 'state_dict', 'model' or 'teacher', is looked for",
-        "save the model's state_dict() with safetensors.torch.save_file",
-    )
-
-
-def _floats(
-    tensors: Mapping[str, torch.Tensor], notes: list[str], path: Path
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def _floats(tensors: Mapping[str, torch.Tensor], path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     converted: dict[str, torch.Tensor] = {}
     kinds: set[str] = set()
     for name, tensor in tensors.items():
+        _check_dense(name, tensor, path)
         if not tensor.is_floating_point():
             converted[name] = tensor
             continue
@@ -138,6 +111,16 @@ def _floats(
                 f"the first is in the tensor {name}",
                 "compare the file's checksum with the source's, and copy it again",
             )
-    if kinds:
-        notes.append(f"{path.name}: {' and '.join(sorted(kinds))} values were turned into float32")
-    return converted, tuple(notes)
+    return converted, [f"{' and '.join(sorted(kinds))} values were turned into float32"] if kinds else []
+
+
+def _check_dense(name: str, tensor: torch.Tensor, path: Path) -> None:
+    kind = "quantised" if tensor.is_quantized else ""
+    kind = kind or ("sparse" if tensor.layout != torch.strided else "")
+    kind = kind or ("without values (saved from the meta device)" if tensor.is_meta else "")
+    if kind:
+        raise BackboneError(
+            f"the weights file {path.name} can't be used: its tensor {name} is {kind}",
+            "ordinary dense tensors are needed",
+            "save the model's state_dict() in float32 or float16 with safetensors.torch.save_file",
+        )

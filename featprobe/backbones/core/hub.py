@@ -1,18 +1,30 @@
-"""Pretrained weights from the Hugging Face hub: from its cache where they lie there, else downloaded and said."""
+"""Files of the Hugging Face hub: from its cache where they lie there whole, else downloaded and said."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlparse
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from featprobe.errors import BackboneError
+from featprobe.backbones.core.bundle import SHOWN, sha256_of
+from featprobe.backbones.core.info import Place
+from featprobe.errors import BackboneError, OutputError
 
 FILES: Final = ("model.safetensors", "pytorch_model.bin")
 TIMEOUT_SECONDS: Final = 10.0
@@ -22,75 +34,149 @@ TIMEOUT_SECONDS: Final = 10.0
 _NETWORK: Final[tuple[type[Exception], ...]] = (
     *(base for base in HfHubHTTPError.__mro__[1:] if issubclass(base, Exception) and base is not Exception),
 )
+_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class UnreachableError(Exception):
+    """A source that gave no answer; its text is a clause that says so. Another source may still be asked."""
 
 
 def offline_wanted() -> bool:
-    """Whether FEATPROBE_OFFLINE forbids downloads."""
-    return os.environ.get("FEATPROBE_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
+    """Whether FEATPROBE_OFFLINE or HF_HUB_OFFLINE forbids downloads."""
+    asked = os.environ.get("FEATPROBE_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
+    return asked or bool(constants.HF_HUB_OFFLINE)
 
 
-def fetch(
-    repository: str,
-    *,
-    name: str,
-    offline: bool,
-    announce: Callable[[str], None],
-    files: Sequence[str] = FILES,
-) -> Path:
-    """The path of `repository`'s weights, the first of `files` that exists there.
+def folder(repository: str) -> Path:
+    """Where the hub's cache keeps `repository`."""
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
-    What lies in the hub's cache is used without asking the network, so the weights behind a name do not
-    change under a study. Host and size are announced before a download. BackboneError, after one attempt of
-    at most `TIMEOUT_SECONDS`, where the hub can't be reached; at once where `offline` forbids it.
+
+def host() -> str:
+    """The hub's host, for announcements and errors."""
+    return urlparse(constants.ENDPOINT).hostname or str(constants.ENDPOINT)
+
+
+def cached(place: Place, faults: list[str]) -> Path | None:
+    """The first of `place.files` that the cache holds whole, at `place.revision`; the network is not asked.
+
+    The weights behind a name therefore do not change under a study. What must not be used is told to `faults`:
+    half a download, a link into nothing, bytes that are not those that the cache's own name for them (SHA-256)
+    says.
     """
-    for file in files:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
-        if isinstance(cached, str):
-            return Path(cached)
-    host = urlparse(constants.ENDPOINT).hostname or constants.ENDPOINT
-    if offline or offline_wanted() or constants.HF_HUB_OFFLINE:
-        raise _unreachable(name, repository, f"offline was asked for, so {host} is not asked")
+    for file in place.files or FILES:
+        found = huggingface_hub.try_to_load_from_cache(place.where, file, revision=place.revision)
+        if not isinstance(found, str):
+            continue
+        problem = _blob_fault(Path(found))
+        if not problem:
+            return Path(found)
+        faults.append(problem)
+    faults += _unfinished(place)
+    return None
+
+
+def commit(path: Path, repository: str) -> str:
+    """The commit that a file of the cache is of; "" where its path does not say."""
+    snapshots = folder(repository) / "snapshots"
+    return path.relative_to(snapshots).parts[0] if path.is_relative_to(snapshots) else ""
+
+
+def _blob_fault(path: Path) -> str:
+    # Large files lie under their SHA-256, small ones under git's hash of 40 digits; copies without links tell nothing.
+    blob = path.resolve()
+    if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return ""
+    digest = sha256_of(blob)
+    if digest == blob.name:
+        return ""
+    return (
+        f"{path} is half a copy or damaged: its SHA-256 starts with {digest[:SHOWN]}, not {blob.name[:SHOWN]}"
+    )
+
+
+def _unfinished(place: Place) -> list[str]:
+    here = folder(place.where)
+    # Each commit is asked for the names itself: a search for them would pass over links into nothing.
+    paths = [commit / file for commit in sorted(here.glob("snapshots/*")) for file in place.files or FILES]
+    dangling = [
+        f"{path} links to a file that is not there"
+        for path in paths
+        if path.is_symlink() and not path.exists()
+    ]
+    return [*dangling, *(f"{path} is half a download" for path in sorted(here.glob("blobs/*.incomplete")))]
+
+
+def download(place: Place, *, what: str, announce: Callable[[str], None], again: bool) -> Path:
+    """The first of `place.files` that the repository holds, downloaded into the hub's cache.
+
+    Host and size are announced first; `what` names the weights; `again` replaces what lies there. Raises
+    UnreachableError after one attempt of `TIMEOUT_SECONDS`, BackboneError where the licence was not accepted or
+    the repository, revision or file does not exist, OutputError where the disk is full.
+    """
+    files = place.files or FILES
+    with _said(place, what):
+        for number, file in enumerate(files):
+            url = huggingface_hub.hf_hub_url(place.where, file, revision=place.revision)
+            try:
+                metadata = huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS)
+            except EntryNotFoundError:
+                if number + 1 == len(files):
+                    raise
+                continue
+            announce(f"downloading {what} ({size_in_words(metadata.size)}) from {host()}/{place.where}")
+            path = huggingface_hub.hf_hub_download(
+                place.where,
+                file,
+                revision=place.revision,
+                etag_timeout=TIMEOUT_SECONDS,
+                force_download=again,
+            )
+            return Path(path)
+    raise BackboneError(f"no file of {place.where} was asked for")
+
+
+def size_in_words(size: int | None) -> str:
+    """A file's size for an announcement."""
+    return f"{size / 1e6:.0f} MB" if size else "size not given"
+
+
+@contextmanager
+def _said(place: Place, what: str) -> Iterator[None]:
     try:
-        return _download(repository, files, name, host, announce)
+        yield
     except GatedRepoError as error:
         raise BackboneError(
-            f"the weights of {name} are gated: {host}/{repository} gives them to those who accepted its licence",
+            f"the weights of {what} are gated: {host()}/{place.where} gives them to those who accepted its licence",
             "no accepted licence was found for this machine",
-            f"accept it at {constants.ENDPOINT}/{repository} and type: hf auth login, or give --weights {name}=FILE",
+            f"accept it at {constants.ENDPOINT}/{place.where} and type: hf auth login, or give --weights "
+            f"{what.split(maxsplit=1)[0]}=FILE",
         ) from error
-    except (RepositoryNotFoundError, EntryNotFoundError) as error:
+    except LocalEntryNotFoundError as error:
+        raise UnreachableError(f"{host()} can't be reached ({first_line(error)})") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
+        at = f" at {place.revision}" if place.revision else ""
         raise BackboneError(
-            f"{host}/{repository} does not hold weights for {name}",
-            f"looked for {' and '.join(files)}",
-            f"give them as --weights {name}=FILE",
+            f"{host()}/{place.where}{at} does not hold weights for {what}",
+            f"looked for {' and '.join(place.files or FILES)}",
+            f"give them as --weights {what.split(maxsplit=1)[0]}=FILE",
         ) from error
     except _NETWORK as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise _unreachable(name, repository, f"{host} can't be reached ({reason})") from error
+        refuse_full_disk(error, folder(place.where))
+        raise UnreachableError(f"{host()} can't be reached ({first_line(error)})") from error
 
 
-def _download(
-    repository: str, files: Sequence[str], name: str, host: str, announce: Callable[[str], None]
-) -> Path:
-    for number, file in enumerate(files):
-        url = huggingface_hub.hf_hub_url(repository, file)
-        try:
-            metadata = huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS)
-        except EntryNotFoundError:
-            if number + 1 == len(files):
-                raise
-            continue
-        size = f"{metadata.size / 1e6:.0f} MB" if metadata.size else "size not given"
-        announce(f"downloading {name} ({size}) from {host}/{repository}")
-        return Path(huggingface_hub.hf_hub_download(repository, file, etag_timeout=TIMEOUT_SECONDS))
-    raise BackboneError(f"no file of {repository} was asked for")
+def refuse_full_disk(error: Exception, where: Path) -> None:
+    """OutputError where `error` is the disk's and not the network's."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        raise OutputError(
+            f"the weights can't be written to {where}",
+            error.strerror or str(error),
+            "free some space or change the folder's permissions, and type the same command again",
+        ) from error
 
 
-def _unreachable(name: str, repository: str, reason: str) -> BackboneError:
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    return BackboneError(
-        f"the pretrained weights of {name} are not on this machine",
-        f"{reason}, and its cache has no {folder}",
-        f"three ways on: --weights {name}=FILE; or fetch them on a connected machine (featprobe extract --backbone "
-        f"{name}) and copy that folder here; or the offline backbone: --backbone efficientnet_lite0",
-    )
+def first_line(error: Exception) -> str:
+    """The first line of an error of another library, short."""
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__

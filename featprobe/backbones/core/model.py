@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from featprobe.backbones.core.info import BackboneInfo
+from featprobe.backbones.core.features import Key, embed
+from featprobe.backbones.core.info import DENSE, BackboneInfo
 from featprobe.backbones.core.rules import resolve_rule
-from featprobe.backbones.core.survey import Survey, check_image_size, pool, size_text
+from featprobe.backbones.core.survey import Survey, check_image_size, row_shape, size_text, survey_layer
 from featprobe.errors import BackboneError, nearest
 from featprobe.records import Preprocessing
 
@@ -73,27 +74,50 @@ class Backbone(nn.Module):
         check_image_size(self.name, self.architecture, resolved.image_size)
         return resolved
 
-    def dim(self, pooling: str) -> int:
-        """D of the embeddings under `pooling`."""
-        self._check_poolings((pooling,))
-        return self._survey.dims[pooling]
+    @property
+    def patch(self) -> int:
+        """Side in pixels of what an image size must be a multiple of; 1 where any goes."""
+        return self._survey.patch
 
-    def canonical(self, pooling: str) -> str:
-        """The name under which `pooling` is stored: for feature maps `mean` means `gap`."""
-        self._check_poolings((pooling,))
-        return "gap" if pooling == "mean" and "gap" in self.info.poolings else pooling
+    def check_image_size(self, size: tuple[int, int]) -> None:
+        """BackboneError unless images of `size` (height, width) can be taken."""
+        check_image_size(self.name, self.architecture, size)
 
-    def forward(self, images: torch.Tensor, poolings: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Pooling -> float32 [B, D] for `images` [B, 3, H, W], from one pass; differentiable.
+    def dim(self, key: str) -> int:
+        """D of the embeddings under `key`, a POOLING or LAYER/POOLING."""
+        self._check_keys((key,))
+        return survey_layer(self.architecture, key)[0] if Key.parse(key).layer else self._survey.dims[key]
 
-        The model adapts itself to the images' size where it is built for one (see `set_image_size`).
+    def row_shape(self, key: str, size: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of one image's embedding at `size` (height, width): (D,), or (h, w, D) for patches."""
+        if Key.parse(key).pooling != DENSE:
+            return (self.dim(key),)
+        self._check_keys((key,))
+        return row_shape(self.architecture, key, size)
+
+    def canonical(self, key: str) -> str:
+        """The name under which `key` is stored: `mean` of a feature map is `gap`, "last" and "last1" say nothing new."""
+        parsed = Key.parse(key)
+        layer = "" if parsed.layer in {"last", "last1"} else parsed.layer
+        self._check_keys((f"{layer}/{parsed.pooling}" if layer else parsed.pooling,))
+        mapped = not layer and parsed.pooling == "mean" and "gap" in self.info.poolings
+        pooling = "gap" if mapped else parsed.pooling
+        return f"{layer}/{pooling}" if layer else pooling
+
+    def forward(
+        self, images: torch.Tensor, keys: Sequence[str], sizes: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Key -> float32 [B, D] ([B, h, w, D] for patches) for `images` [B, 3, H, W], from one pass; differentiable.
+
+        A key is POOLING or LAYER/POOLING, see `featprobe.backbones.core.features.Key`. The model adapts itself to
+        the images' size where it is built for one (see `set_image_size`). `sizes`: int64 [B, 2], height and
+        width of the images before preprocessing; only the image-statistics baseline looks at them.
         """
-        self._check_poolings(poolings)
+        self._check_keys(keys)
         if self._survey.fixed:
             self._trained = self._trained or (torch.is_grad_enabled() and self._learns())
             self.set_image_size((int(images.shape[2]), int(images.shape[3])))
-        features = self.model.forward_features(images)
-        return {pooling: pool(self.model, self._survey.layout, features, pooling) for pooling in poolings}
+        return embed(self.model, self._survey.layout, images, keys, sizes)
 
     def set_image_size(self, size: tuple[int, int]) -> None:
         """Adapt position embeddings and windows to images of `size` (height, width), from the loaded weights.
@@ -135,16 +159,20 @@ class Backbone(nn.Module):
                 }
         self.image_size = size
 
-    def _check_poolings(self, poolings: Sequence[str]) -> None:
-        check_poolings(self.info, poolings)
-        for pooling in poolings:
-            if pooling not in self.poolings:
-                lacking = sorted(self._survey.reads[pooling] & frozenset(self.missing))
+    def _check_keys(self, keys: Sequence[str]) -> None:
+        check_poolings(self.info, [key for key in keys if not Key.parse(key).layer])
+        for key in keys:
+            lacking = sorted(self._reads(key) & frozenset(self.missing))
+            if lacking:
                 raise BackboneError(
-                    f"the weights of {self.name} don't reach the pooling {pooling!r}",
+                    f"the weights of {self.name} don't reach {key!r}",
                     f"they lack {len(lacking)} tensors of it, such as {lacking[0]}",
                     f"type --pooling {self.poolings[0]}, or give weights that hold them",
                 )
+
+    def _reads(self, key: str) -> frozenset[str]:
+        """Names of the tensors that `key` reads."""
+        return survey_layer(self.architecture, key)[1] if Key.parse(key).layer else self._survey.reads[key]
 
 
 def _mark_trained(backbone: Backbone, _keys: object) -> None:

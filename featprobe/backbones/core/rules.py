@@ -63,10 +63,13 @@ def resolve_rule(
 def _scaled(rule: Preprocessing, size: int) -> Preprocessing:
     if size < 1:
         raise BackboneError(f"an image size of {size} pixels", "it must be positive", "type --image-size 224")
-    if rule.resize is None:
-        return dataclasses.replace(rule, image_size=(size, size))
-    resize = round(size * rule.resize / min(rule.image_size))
-    return dataclasses.replace(rule, image_size=(size, size), resize=resize)
+    shorter = min(rule.image_size)
+    return dataclasses.replace(
+        rule,
+        image_size=(size, size),
+        resize=None if rule.resize is None else round(size * rule.resize / shorter),
+        depth=None if rule.depth is None else max(round(size * rule.depth / shorter), 1),
+    )
 
 
 def _fitted(rule: Preprocessing, fit: str) -> Preprocessing:

@@ -11,37 +11,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import timm
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from featprobe.backbones.core.info import MAP_POOLINGS, TOKEN_POOLINGS
+from featprobe.backbones.core.create import create
+from featprobe.backbones.core.features import (
+    Layout,
+    embed,
+    grid_of,
+    layer_names,
+    layout_of,
+    patch_of,
+    pool,
+)
+from featprobe.backbones.core.info import DENSE
 from featprobe.errors import BackboneError
 
 # Getters that hand out the values of a tensor; all others (shape, dtype, ...) only look at it.
 _READING_GETTERS: Final = frozenset({"T", "mT", "H", "mH", "data", "real", "imag"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How a model's `forward_features` is to be pooled.
-
-    `kind`: "tokens" [B, N, D], "nchw" [B, D, H, W], "nhwc" [B, H, W, D] or "other". `prefix`: class,
-    register and distillation tokens before the patch tokens. `norm_after_mean`: the model was trained to
-    normalise after averaging (timm's `fc_norm`), and has no normalised class token.
-    """
-
-    kind: str
-    prefix: int
-    has_cls: bool
-    norm_after_mean: bool
-
-    @property
-    def poolings(self) -> tuple[str, ...]:
-        """The poolings that this layout can give."""
-        if self.kind == "tokens":
-            return TOKEN_POOLINGS if self.has_cls and not self.norm_after_mean else ("mean", "pre_logits")
-        return MAP_POOLINGS if self.kind in {"nchw", "nhwc"} else ("pre_logits",)
+_STUMBLES: Final = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +38,8 @@ class Survey:
     """One architecture: `shapes` of its state dict, and per pooling the dimension and the tensors read.
 
     `fixed`: the model is built for one image size; `patch`: its patch side in pixels, 1 where any size
-    goes. `classifiers`: names of the layers that a checkpoint may hold and no embedding needs.
+    goes. `input_size`: (channels, [depth,] height, width). `classifiers`: names of the layers that a checkpoint
+    may hold and no embedding but the logits needs. `layers`: those worth naming.
     """
 
     layout: Layout
@@ -57,11 +47,12 @@ class Survey:
     reads: Mapping[str, frozenset[str]]
     shapes: Mapping[str, tuple[int, ...]]
     parameters: int
-    image_size: tuple[int, int]
+    input_size: tuple[int, ...]
     fixed: bool
     resizable: bool
     patch: int
     classifiers: tuple[str, ...]
+    layers: tuple[str, ...]
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -78,70 +69,98 @@ class Survey:
         """Every tensor that some pooling reads."""
         return frozenset().union(*self.reads.values())
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the weights' own input."""
+        return self.input_size[-2], self.input_size[-1]
 
-def pool(model: Any, layout: Layout, features: Any, pooling: str) -> torch.Tensor:
-    """`features` (what `model.forward_features` gave) as float32 [B, D].
-
-    Averages are taken in float32 whatever the precision of the forward pass.
-    """
-    if pooling == "pre_logits":
-        pooled: torch.Tensor = model.forward_head(features, pre_logits=True)
-        return pooled.float().contiguous()
-    values: torch.Tensor = features.float()
-    if pooling == "cls":
-        return values[:, 0].contiguous()
-    if pooling == "cls+mean":
-        return torch.cat([pool(model, layout, features, part) for part in ("cls", "mean")], dim=1)
-    if layout.kind == "tokens":
-        mean = values[:, layout.prefix :].mean(dim=1)
-        normalised: torch.Tensor = model.fc_norm(mean) if layout.norm_after_mean else mean
-        return normalised.float()
-    return values.mean(dim=(2, 3) if layout.kind == "nchw" else (1, 2))
-
-
-def create(timm_name: str) -> Any:
-    """The architecture as timm builds it, without classifier, at the image size of its weights."""
-    return timm.create_model(timm_name, pretrained=False, num_classes=0).eval()
+    @property
+    def depth(self) -> int | None:
+        """Slices of the weights' own input, None for a network of flat images."""
+        return self.input_size[1] if len(self.input_size) == 4 else None
 
 
 @lru_cache(maxsize=64)
-def survey(timm_name: str) -> Survey:
-    """The dry run of `timm_name`; BackboneError where the architecture can't be used for embeddings."""
+def survey(architecture: str) -> Survey:
+    """The dry run of `architecture`; BackboneError where it can't be used for embeddings."""
     with torch.device("meta"), torch.no_grad():
-        model = create(timm_name)
-        height, width = _image_size(model)
-        images = torch.zeros(1, 3, height, width)
+        model = create(architecture)
+        images = torch.zeros(1, *_input_size(model))
         try:
             layout, observed = _observe(model, images)
-        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        except _STUMBLES as error:
             raise BackboneError(
-                f"timm's {timm_name} can't be used as a backbone",
-                f"its dry run ends with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                f"{architecture} can't be used as a backbone",
+                f"its dry run ends with {type(error).__name__}: {_first_line(error)}",
                 "see featprobe backbones ls",
             ) from error
     fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    reads = {pooling: reads for pooling, (_, reads) in observed.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return Survey(
         layout=layout,
         dims={pooling: dim for pooling, (dim, _) in observed.items()},
-        reads={pooling: reads for pooling, (_, reads) in observed.items()},
-        shapes={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        image_size=(height, width),
+        reads=reads,
+        shapes=shapes,
+        parameters=_parameters(model, reads),
+        input_size=tuple(images.shape[1:]),
         fixed=fixed,
         resizable=hasattr(model, "set_input_size"),
-        patch=_patch(model) if fixed else 1,
+        patch=patch_of(model) if fixed else 1,
         classifiers=_classifiers(model),
+        layers=tuple(layer_names(model)),
     )
 
 
-def check_image_size(name: str, timm_name: str, size: tuple[int, int]) -> None:
-    """BackboneError unless the backbone `name`, of architecture `timm_name`, takes images of `size` (h, w)."""
-    facts = survey(timm_name)
+@lru_cache(maxsize=256)
+def survey_layer(architecture: str, key: str) -> tuple[int, frozenset[str]]:
+    """(D, names of the tensors read) of a key LAYER/POOLING; BackboneError where the layer does not exist."""
+    facts = survey(architecture)
+    with torch.device("meta"), torch.no_grad():
+        model = create(architecture)
+        names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+        with _Reads(names) as reads:
+            found = embed(model, facts.layout, torch.zeros(1, *facts.input_size), [key])[key]
+    return int(found.shape[-1]), frozenset(reads.seen)
+
+
+@lru_cache(maxsize=256)
+def row_shape(architecture: str, key: str, size: tuple[int, int]) -> tuple[int, ...]:
+    """Shape of one embedding at images of `size` (height, width): (D,), or (h, w, D) for patches."""
+    facts = survey(architecture)
+    model = _sized(architecture, size)
+    with torch.device("meta"), torch.no_grad():
+        images = torch.zeros(1, *facts.input_size[:-2], *size)
+        return tuple(embed(model, facts.layout, images, [key])[key].shape[1:])
+
+
+@lru_cache(maxsize=64)
+def gflops(architecture: str, size: tuple[int, int]) -> float:
+    """Billions of floating-point operations of one image of `size`, a multiply-add counted as two."""
+    facts = survey(architecture)
+    model = _sized(architecture, size)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.forward_features(torch.zeros(1, *facts.input_size[:-2], *size))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def _sized(architecture: str, size: tuple[int, int]) -> Any:
+    with torch.device("meta"), torch.no_grad():
+        model = create(architecture)
+        facts = survey(architecture)
+        if facts.fixed and size != facts.image_size:
+            model.set_input_size(img_size=size)
+    return model
+
+
+def check_image_size(name: str, architecture: str, size: tuple[int, int]) -> None:
+    """BackboneError unless the backbone `name`, of `architecture`, takes images of `size` (h, w)."""
+    facts = survey(architecture)
     own, shown = facts.image_size, size_text(size)
     if size == own:
         return
     step = f"type --image-size {own[0]}"
-    if not facts.fixed and not _runs_at(timm_name, size):
+    if not facts.fixed and not _runs_at(architecture, size):
         raise BackboneError(f"{name} can't take images of {shown} pixels", f"it takes {size_text(own)}", step)
     if facts.fixed and not facts.resizable:
         wrong = f"{name} takes images of {size_text(own)} pixels alone, not {shown}"
@@ -161,59 +180,41 @@ def size_text(size: tuple[int, int]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _runs_at(timm_name: str, size: tuple[int, int]) -> bool:
+def _runs_at(architecture: str, size: tuple[int, int]) -> bool:
+    facts = survey(architecture)
     with torch.device("meta"), torch.no_grad():
         try:
-            features = create(timm_name).forward_features(torch.zeros(1, 3, *size))
+            features = create(architecture).forward_features(torch.zeros(1, *facts.input_size[:-2], *size))
         except RuntimeError:
             return False
         return 0 not in getattr(features, "shape", (1,))
 
 
-def _image_size(model: Any) -> tuple[int, int]:
-    channels, height, width = model.pretrained_cfg.get("input_size", (3, 224, 224))
-    if channels != 3:
+def _input_size(model: Any) -> tuple[int, ...]:
+    size = tuple(int(side) for side in model.pretrained_cfg.get("input_size", (3, 224, 224)))
+    if len(size) == 3 and size[0] != 3:
         raise BackboneError(
-            f"{model.pretrained_cfg.get('architecture')} takes {channels} channels",
+            f"{model.pretrained_cfg.get('architecture')} takes {size[0]} channels",
             "featprobe feeds RGB",
             "see featprobe backbones ls",
         )
-    return int(height), int(width)
-
-
-def _layout(model: Any, features: Any) -> Layout:
-    shape = tuple(getattr(features, "shape", ()))
-    width = getattr(model, "num_features", None)
-    has_cls = getattr(model, "cls_token", None) is not None
-    kind = "other"
-    if len(shape) == 3 and shape[2] == width:
-        kind = "tokens"
-    elif len(shape) == 4:
-        kind = "nhwc" if _channels_last(model, shape, width) else "nchw"
-    norm = getattr(model, "fc_norm", None)
-    return Layout(
-        kind=kind,
-        prefix=int(getattr(model, "num_prefix_tokens", int(has_cls))),
-        has_cls=has_cls,
-        norm_after_mean=norm is not None and not isinstance(norm, torch.nn.Identity),
-    )
-
-
-def _channels_last(model: Any, shape: tuple[int, ...], width: int | None) -> bool:
-    declared = getattr(model, "output_fmt", None)
-    if declared is not None:
-        return "NHWC" in str(declared)
-    return shape[3] == width and shape[1] != width
-
-
-def _patch(model: Any) -> int:
-    size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
-    return int(max(size)) if isinstance(size, (tuple, list)) else int(size)
+    return size
 
 
 def _classifiers(model: Any) -> tuple[str, ...]:
     names = model.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _parameters(model: Any, reads: Mapping[str, frozenset[str]]) -> int:
+    """All but the classifier's, which only the logits read."""
+    others = frozenset().union(*(read for pooling, read in reads.items() if pooling != "logits"))
+    classifier = reads.get("logits", frozenset()) - others
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if name not in classifier)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else ""
 
 
 class _Reads(TorchFunctionMode):
@@ -253,12 +254,36 @@ def _observe(model: Any, images: torch.Tensor) -> tuple[Layout, dict[str, tuple[
     names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
     with _Reads(names) as trunk:
         features = model.forward_features(images)
-    layout = _layout(model, features)
+    layout = layout_of(model, features)
     observed = {}
     for pooling in layout.poolings:
-        with _Reads(names) as head:
-            embedding = pool(model, layout, features, pooling)
-        if embedding.ndim != 2:
-            raise ValueError(f"{pooling} gives the shape {tuple(embedding.shape)}")
-        observed[pooling] = (int(embedding.shape[1]), frozenset(trunk.seen | head.seen))
+        head = _head_reads(model, layout, images, features, pooling, names)
+        if head is not None:
+            observed[pooling] = (head[0], frozenset(trunk.seen | head[1]))
     return layout, observed
+
+
+def _head_reads(
+    model: Any,
+    layout: Layout,
+    images: torch.Tensor,
+    features: Any,
+    pooling: str,
+    names: Mapping[int, str],
+) -> tuple[int, set[str]] | None:
+    """(D, tensors that the pooling reads beyond the trunk's); None for logits or patches that are no plain array."""
+    optional = pooling in {"logits", DENSE}
+    try:
+        with _Reads(names) as reads:
+            if pooling == "logits" and getattr(model, "head_key", ""):
+                embedding = embed(model, layout, images, [pooling])[pooling]
+            else:
+                embedding = pool(model, layout, features, pooling, grid_of(model, images))
+        rank = 4 if pooling == DENSE else 2
+        if getattr(embedding, "ndim", 0) != rank:
+            raise ValueError(f"{pooling} gives the shape {tuple(getattr(embedding, 'shape', ()))}")
+    except _STUMBLES:
+        if optional:
+            return None
+        raise
+    return int(embedding.shape[-1]), reads.seen

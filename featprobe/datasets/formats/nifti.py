@@ -6,6 +6,8 @@ shown as radiologists look at them:
     axial     rows from anterior to posterior, columns from the patient's right (left in the image) to left
     coronal   rows from superior to inferior, columns from the patient's right to left
     sagittal  rows from superior to inferior, columns from anterior (left in the image) to posterior
+
+A volume that is read whole is the stack of these slices, from the inferior, posterior or left end, in its own voxels.
 """
 
 from __future__ import annotations
@@ -67,8 +69,19 @@ class Volume:
         """Slice `number` (from the left, posterior or inferior end) as it is shown: float32 [H, W], square pixels."""
         across = AXES[axis]
         plane = np.moveaxis(self.values, across, 0)[number, ::-1, ::-1].T
-        wide, high = (self.spacing[other] for other in range(3) if other != across)
+        _, high, wide = self.spacing_of(axis)
         return squared(np.ascontiguousarray(plane), high, wide)
+
+    def stacked(self, axis: str) -> AnyArray:
+        """All slices as they lie in the volume, one behind the other: float32 [slices, rows, columns]."""
+        planes = np.moveaxis(self.values, AXES[axis], 0)[:, ::-1, ::-1]
+        return np.ascontiguousarray(planes.transpose(0, 2, 1))
+
+    def spacing_of(self, axis: str) -> tuple[float, float, float]:
+        """The distances between slices, rows and columns in mm."""
+        across = AXES[axis]
+        wide, high = (self.spacing[other] for other in range(3) if other != across)
+        return self.spacing[across], high, wide
 
 
 def sampled(values: AnyArray, least: int) -> AnyArray:

@@ -77,6 +77,19 @@ class OpenedVolume:
     volume: nifti.Volume
     reference: Reference
 
+    def slice(self, axis: str, number: int) -> Raster:
+        """Slice `number` of the view `axis`, with the grey levels of the volume."""
+        return Raster(self.volume.slice(axis, number), "NIfTI", reference=self.reference)
+
+    def whole(self, axis: str) -> Raster:
+        """The volume, its first axis across the slices of the view `axis`."""
+        return Raster(
+            self.volume.stacked(axis),
+            "NIfTI",
+            reference=self.reference,
+            spacing=self.volume.spacing_of(axis),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenedStack:
@@ -91,6 +104,10 @@ class OpenedStack:
         if isinstance(page, UnreadableImageError):
             raise UnreadableImageError(str(page))
         return dataclasses.replace(page, reference=self.reference)
+
+    def whole(self) -> Raster:
+        """The volume of all pages, in their order. UnreadableImageError where they make none."""
+        return _stacked([self.page(number) for number in self.pages], "pages")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +124,27 @@ class OpenedFrames:
             raise UnreadableImageError(f"the file has no frame {number} any more")
         with self.lock:
             return dataclasses.replace(self.frames[number], reference=self.reference)
+
+    def whole(self) -> Raster:
+        """The volume of all frames, in their order. UnreadableImageError where they make none."""
+        return _stacked([self.frame(number) for number in range(len(self.frames))], "frames")
+
+
+def _stacked(images: list[Raster], what: str) -> Raster:
+    """The volume of some images, which must be grey, of one size and presented in one way, and vary."""
+    first = images[0]
+    if any(image.values.ndim != 2 for image in images):
+        raise UnreadableImageError(f"its {what} are coloured: a volume is grey")
+    ways = {(image.values.shape, image.values.dtype, image.inverted, image.shown is None) for image in images}
+    if len(ways) > 1 or any(image.shown is not None and image.shown.ndim != 2 for image in images):
+        raise UnreadableImageError(f"its {what} are of several sizes or kinds: no volume")
+    values = np.stack([image.values for image in images])
+    if values.min() == values.max():
+        raise UnreadableImageError("a volume of one grey level")
+    shown = [image.shown for image in images if image.shown is not None]
+    return dataclasses.replace(
+        first, values=values, shown=np.stack(shown) if shown else None, spacing=(1.0, 1.0, 1.0)
+    )
 
 
 def _common(images: Iterable[Raster | UnreadableImageError], count: int) -> Reference | None:

@@ -49,11 +49,11 @@ class Bench:
         return Recipe(images=images_sha256(samples.sha256), **{**values, **changes})
 
     @staticmethod
-    def values(samples: Samples, rows: Any, dim: int = 8) -> Any:
-        """An embedding that follows from the image alone."""
-        seeds = [int(value, 16) for value in samples.sha256[rows]]
-        drawn = [np.random.default_rng([seed, dim]).normal(size=dim) for seed in seeds]
-        return np.array(drawn).reshape(-1, dim)
+    def values(samples: Samples, rows: Any, dim: Any = 8) -> Any:
+        """An embedding that follows from the image alone; `dim` is D or (h, w, D)."""
+        seeds, shape = [int(value, 16) for value in samples.sha256[rows]], np.atleast_1d(dim).tolist()
+        drawn = [np.random.default_rng([seed, *shape]).normal(size=shape) for seed in seeds]
+        return np.array(drawn).reshape(-1, *shape)
 
     @staticmethod
     def thumbnails(samples: Samples, rows: Any) -> Any:
@@ -75,15 +75,22 @@ class Bench:
         return (cache or self.cache).writer("digits", recipe, samples, poolings, **arguments)
 
     def fill(
-        self, writer: Writer, samples: Samples, *, bad: tuple[int, ...] = (), until: int | None = None
+        self,
+        writer: Writer,
+        samples: Samples,
+        *,
+        bad: Any = (),
+        until: int | None = None,
+        dims: Any = None,
     ) -> None:
+        dims = {"mean": 9, **(dims or {})}
         until = len(samples) if until is None else until
         while writer.position < until:
             window = range(writer.position, min(len(samples), writer.position + writer.batch_size))
             rows = np.array([row for row in window if row not in bad], dtype=np.int64)
             writer.append(
                 rows,
-                {key: self.values(samples, rows, 9 if key == "mean" else 8) for key in writer.poolings},
+                {key: self.values(samples, rows, dims.get(key, 8)) for key in writer.poolings},
                 texts([f"{row:064d}" for row in rows]),
                 texts(["f" * 16 if row % 7 else "" for row in rows]),
                 self.thumbnails(samples, rows),
@@ -91,9 +98,9 @@ class Bench:
                 window[-1] + 1,
             )
 
-    def write(self, samples: Samples, *, bad: tuple[int, ...] = (), **changes: Any) -> Path:
+    def write(self, samples: Samples, *, bad: Any = (), **changes: Any) -> Path:
         with self.writer(samples, **changes) as writer:
-            self.fill(writer, samples, bad=bad)
+            self.fill(writer, samples, bad=bad, dims=changes.get("poolings"))
             return writer.finish({**self.ENVIRONMENT, "seconds": 1.5})
 
     @staticmethod

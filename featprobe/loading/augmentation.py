@@ -1,0 +1,50 @@
+"""Random views of an image for fine-tuning, equal for equal generators."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import functional as transforms
+
+from featprobe.loading.inputs import fitted, interpolation_of, normalise, pixels_of
+from featprobe.records import Preprocessing
+
+
+def augment(
+    image: Image.Image, rule: Preprocessing, generator: torch.Generator, *, flip: bool
+) -> torch.Tensor:
+    """A random view of an 8-bit RGB image for fine-tuning: float32 [3, H, W]; equal for equal generator states.
+
+    A crop of 75 to 100 % of the area with an aspect of 3/4 to 4/3 is scaled to `rule.image_size` (under "pad"
+    and "squash", a crop of the padded or squashed image), mirrored with probability 0.5 where `flip`,
+    then brightness and contrast are each scaled by 0.9 to 1.1. `rule.views` plays no part.
+    """
+    view = image if rule.fit == "crop" else fitted(image, rule)
+    top, left, height, width = _random_crop(view, generator)
+    view = transforms.resized_crop(
+        view, top, left, height, width, list(rule.image_size), interpolation_of(rule)
+    )
+    mirror, brightness, contrast = _uniform(generator, (0, 1), (0.9, 1.1), (0.9, 1.1))
+    if flip and mirror < 0.5:
+        view = transforms.hflip(view)
+    view = transforms.adjust_contrast(transforms.adjust_brightness(view, brightness), contrast)
+    return normalise(torch.from_numpy(pixels_of(view)), rule)
+
+
+def _random_crop(image: Image.Image, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width): ten tries at a random crop that fits, then the whole image."""
+    for _ in range(10):
+        share, log_ratio, down, right = _uniform(
+            generator, (0.75, 1), (-np.log(4 / 3), np.log(4 / 3)), (0, 1), (0, 1)
+        )
+        area, ratio = share * image.width * image.height, float(np.exp(log_ratio))
+        height, width = max(round((area / ratio) ** 0.5), 1), max(round((area * ratio) ** 0.5), 1)
+        if height <= image.height and width <= image.width:
+            return round(down * (image.height - height)), round(right * (image.width - width)), height, width
+    return 0, 0, image.height, image.width
+
+
+def _uniform(generator: torch.Generator, *ranges: tuple[float, float]) -> list[float]:
+    draws = torch.rand(len(ranges), generator=generator, dtype=torch.float64).tolist()
+    return [low + draw * (high - low) for draw, (low, high) in zip(draws, ranges, strict=True)]
