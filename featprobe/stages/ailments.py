@@ -41,7 +41,7 @@ def _owner(key: Mapping[str, Any]) -> str:
 
 def _backbone(key: Mapping[str, Any]) -> str:
     weights = key.get("weights", "")
-    return str(key["backbone"]) if weights == "pretrained" else f"{key['backbone']} ({weights})"
+    return str(key["backbone"]) if weights in {"pretrained", "none"} else f"{key['backbone']} ({weights})"
 
 
 def _table(key: Mapping[str, Any]) -> str:

@@ -70,6 +70,8 @@ def show(
         resolved = backbones.preprocessing(name, rule, image_size=image_size, fit=fit)
         mark = " (default)" if rule == default else ""
         lines.append((f"preprocessing {rule}{mark}", described(resolved)))
+    if "authors" not in info.rules:
+        lines.append(("preprocessing authors", "none is published beside native, which is taken"))
     lines += [("note", note) for note in info.notes]
     width = max(len(key) for key, _ in lines) + 2
     for key, value in lines:

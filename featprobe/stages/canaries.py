@@ -13,12 +13,12 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from featprobe import report
+from featprobe.backbones.canaries import IMAGE_STATS
 from featprobe.metrics import higher_is_better
 from featprobe.metrics import label as metric_label
 from featprobe.stages.findings import LEVEL, interval, number, p_words
 from featprobe.stages.systems import SHUFFLED, SYSTEM_COLUMNS
 
-IMAGE_STATISTICS: Final = "image_stats"
 RANDOM: Final = "random"
 RANDOM_WEIGHTS: Final = "Random weights"
 STATISTICS: Final = "Image statistics"
@@ -65,7 +65,7 @@ def is_canary(frame: pd.DataFrame) -> pd.Series[bool]:
     judged on the same data set with given ones, too; random weights alone are a system like any other.
     """
     shuffled = frame["mode"] == SHUFFLED
-    statistics = frame["backbone"] == IMAGE_STATISTICS
+    statistics = frame["backbone"] == IMAGE_STATS
     random = frame["weights"] == RANDOM
     names = pd.Series(list(zip(frame["dataset"], frame["backbone"], strict=True)), index=frame.index)
     given = set(names[~(shuffled | statistics | random)])
@@ -93,7 +93,7 @@ def watches(rows: pd.DataFrame) -> list[Watch]:
 def _candidates(rows: pd.DataFrame, kind: str, row: Any) -> pd.DataFrame:
     wanted = {
         RANDOM_WEIGHTS: (rows["weights"] == RANDOM) & (row["weights"] != RANDOM),
-        STATISTICS: rows["backbone"] == IMAGE_STATISTICS,
+        STATISTICS: rows["backbone"] == IMAGE_STATS,
         LABELS: rows["mode"] == SHUFFLED,
     }[kind]
     for column in SYSTEM_COLUMNS:

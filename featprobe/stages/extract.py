@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featprobe import backbones, datasets
+from featprobe.backbones.canaries import IMAGE_STATS
 from featprobe.cache import Cache, CacheEntry, Writer
 from featprobe.config import ExtractConfig
 from featprobe.errors import ConfigError
@@ -27,7 +28,6 @@ from featprobe.stages.machine import (
 )
 from featprobe.stages.rules import resolved_rule, with_views
 from featprobe.stages.sources import (
-    IMAGE_STATS,
     BackboneRun,
     Source,
     backbone_runs,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One data set under one recipe: what is to lie in the cache."""
+    """One data set under one recipe: what is to lie in the cache; `named`: the preprocessing rule by its name."""
 
     source: Source
     run: BackboneRun
@@ -53,6 +53,7 @@ class Job:
     poolings: tuple[str, ...]
     path: Path
     seed: int
+    named: str
 
     @property
     def views(self) -> dict[str, Preprocessing]:
@@ -65,6 +66,7 @@ class Job:
         return {
             "source": {"spec": self.source.spec, "options": self.source.options},
             "weights": self.run.weights,
+            "preprocessing": self.named,
             "seed": self.seed,
         }
 
@@ -121,6 +123,9 @@ def load_backbone(config: Any, run: BackboneRun, *, seed: int) -> Any:
         weights_dir=config.weights_dir,
         remote_code=config.remote_code,
     )
+    for note in backbone.notes:
+        if note not in backbone.info.notes:
+            print(f"{run.backbone}: {note}")
     if backbone.missing:
         print(
             f"{run.backbone}: weights without {len(backbone.missing)} tensors that the requested pooling does not use: {', '.join(backbone.missing[:6])}"
@@ -176,7 +181,9 @@ def _job(
     recipe = recipe_for(source, backbone, rule, precision=config.precision, storage=config.storage)
     apart = rule.views if config.tta_keep and len(rule.views) > 1 else ()
     stored = (*keys, *(stored_key(key, view) for view in apart for key in keys))
-    return Job(source, run, backbone, rule, recipe, stored, cache.path(source.name, recipe), config.seed)
+    path = cache.path(source.name, recipe)
+    named = "native" if _baseline(run) else config.preprocessing or backbone.info.default_rule
+    return Job(source, run, backbone, rule, recipe, stored, path, config.seed, named)
 
 
 def _augmented(

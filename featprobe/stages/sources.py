@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from featprobe.backbones.canaries import IMAGE_STATS
 from featprobe.config import BackboneOptions, DataOptions
 from featprobe.datasets import DatasetOptions, open_dataset, split_spec
 from featprobe.errors import ConfigError, nearest
@@ -15,7 +16,6 @@ from featprobe.hashing import hash_images
 from featprobe.records import POOLINGS, Samples
 
 WEIGHT_WORDS: Final = ("pretrained", "random")
-IMAGE_STATS: Final = "image_stats"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

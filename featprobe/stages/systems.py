@@ -52,7 +52,11 @@ def _tells_apart(keys: pd.DataFrame, column: str) -> bool:
 
 
 def _name(row: pd.Series, extra: list[str]) -> str:
-    backbone = row["backbone"] if row["weights"] == "pretrained" else f"{row['backbone']} ({row['weights']})"
+    backbone = (
+        row["backbone"]
+        if row["weights"] in {"pretrained", "none"}
+        else f"{row['backbone']} ({row['weights']})"
+    )
     how = f"{row['mode']} {row['probe']}" if row["mode"] in {"frozen", SHUFFLED} else row["mode"]
     words = [str(backbone), str(how)]
     for column in extra:

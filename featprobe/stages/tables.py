@@ -134,6 +134,7 @@ def _selected(cache: Cache, config: ProbeConfig, data: Sequence[str]) -> list[Ca
     if not any(_poolings(entry, config) for entry in chosen):
         keys = {key for entry in chosen for key in entry.poolings}
         wanted = f" of the pooling {' or '.join(config.pooling)}" if config.pooling else ""
+        wanted += f" of the layer {' or '.join(config.layer)}" if config.layer else ""
         raise CacheError(
             f"{config.cache} holds no embedding{wanted} that a probe can be fitted on",
             f"there are: {', '.join(sorted(keys))}",
@@ -159,6 +160,7 @@ def _poolings(entry: CacheEntry, config: ProbeConfig) -> list[str]:
         key
         for key in entry.flat
         if not config.pooling or key in config.pooling or key.rpartition("/")[2] in config.pooling
+        if not config.layer or (key.rpartition("/")[0] or "last") in config.layer
     ]
 
 

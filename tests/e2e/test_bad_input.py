@@ -154,7 +154,7 @@ def test_disk_full_while_extracting(featprobe, manifest, tmp_path):
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    command = ("extract", "--data", manifest, *QUICK, "--image-size", "64")
+    command = ("extract", "--data", manifest, *QUICK[:-1], "64")
     refused(featprobe(*command, preexec_fn=small_disk), "disk", "type")
     assert contents(tmp_path / "cache") == before, "a good file was damaged"
     resumed = featprobe(*command)

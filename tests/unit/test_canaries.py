@@ -35,7 +35,12 @@ KEYS = {
     "given": GIVEN,
     "random": dataclasses.replace(GIVEN, weights="random", fingerprint="b" * 64),
     "statistics": dataclasses.replace(
-        GIVEN, backbone="image_stats", pooling="mean", preprocessing="none", fingerprint="c" * 64
+        GIVEN,
+        backbone="image_stats",
+        weights="none",
+        pooling="mean",
+        preprocessing="none",
+        fingerprint="c" * 64,
     ),
     "shuffled": dataclasses.replace(GIVEN, mode=SHUFFLED),
 }
@@ -234,7 +239,7 @@ def test_a_comparison_leaves_shuffled_labels_out_and_shows_them(tmp_path, capsys
     for file in ("d-metrics.csv", "d-comparisons.csv"):
         written = (tmp_path / "tables" / file).read_text()
         assert SHUFFLED not in written
-        assert "image_stats" in written
+        assert "image_stats · frozen logistic" in written
     assert json.loads((tmp_path / "run.json").read_text())["units"]["given"]["health"]
 
 

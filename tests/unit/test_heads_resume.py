@@ -142,7 +142,8 @@ def test_a_run_broken_off_inside_an_epoch_ends_in_the_same_weights(tmp_path: Pat
 
 def test_kill_9_after_an_epoch_ends_in_the_same_weights(tmp_path: Path) -> None:
     unbroken = fit(tmp_path / "unbroken")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     threads = str(torch.get_num_threads())
     program = [sys.executable, __file__, str(tmp_path / "killed"), threads]
     assert subprocess.run(program, check=False, env=environment).returncode == -signal.SIGKILL

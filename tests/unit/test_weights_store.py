@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import tarfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -234,12 +235,15 @@ def test_a_folder_that_is_no_weights_folder_says_what_to_type(kept: Path, tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_an_archive_brings_the_same_folder_back_and_is_the_same_each_time(suffix: str, kept: Path) -> None:
+def test_an_archive_brings_the_same_folder_back_and_is_the_same_each_time(
+    suffix: str, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = (kept.parent / f"{number}{suffix}" for number in (1, 2))
     (kept / "notes.txt").write_text("not listed, so not packed")
     for path in (first, second):
         archive.pack(kept, path)
         (kept / "vgg16" / "main" / "model.safetensors").touch()
+        monkeypatch.setattr(time, "time", lambda: 2e9)
     assert first.read_bytes() == second.read_bytes()
     (kept / "notes.txt").unlink()
     (kept.parent / "there").mkdir()
@@ -284,6 +288,7 @@ def link(name: str, to: str, kind: bytes) -> tarfile.TarInfo:
         link("escaped.txt", "/etc/passwd", tarfile.SYMTYPE),
         link("escaped.txt", "../secret", tarfile.LNKTYPE),
         link("escaped.txt", "", tarfile.FIFOTYPE),
+        link("escaped.txt", "manifest.json", tarfile.SYMTYPE),
     ],
     ids=lambda member: f"{member.name} {member.type!r}",
 )

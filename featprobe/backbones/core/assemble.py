@@ -18,7 +18,7 @@ from featprobe.backbones.core.create import create
 from featprobe.backbones.core.files import Checkpoint, read_checkpoint
 from featprobe.backbones.core.info import NO_WEIGHTS, PRETRAINED, RANDOM, BackboneInfo, LoadRequest
 from featprobe.backbones.core.model import Backbone, Resize, check_poolings
-from featprobe.backbones.core.places import locate
+from featprobe.backbones.core.places import NO_PLACE, locate
 from featprobe.backbones.core.survey import Survey, gflops, survey
 from featprobe.errors import BackboneError
 from featprobe.registry import BACKBONES
@@ -141,18 +141,12 @@ def _label(weights: str) -> str:
 def _checkpoint(blueprint: Blueprint, request: LoadRequest) -> Checkpoint:
     info = blueprint.info
     wanted = survey(info.architecture).shapes
-    if request.weights != PRETRAINED:
-        return read_checkpoint(Path(request.weights).expanduser(), name=info.name, wanted=wanted)
-    if not info.files:
-        raise BackboneError(
-            f"{info.name} has no pretrained weights that featprobe can fetch",
-            info.weights_source,
-            f"give a file with --weights {info.name}=FILE, or type --weights random",
-        )
     if info.terms:
         request.announce(f"{info.name}: {info.terms}")
+    if request.weights != PRETRAINED:
+        return read_checkpoint(Path(request.weights).expanduser(), name=info.name, wanted=wanted)
     whole: Checkpoint | None = None
-    for file in info.files:
+    for file in info.files or (NO_PLACE,):
         place = locate(
             file,
             name=info.name,

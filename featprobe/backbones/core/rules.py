@@ -44,10 +44,14 @@ def resolve_rule(
 ) -> Preprocessing:
     """The preprocessing called `rule` (None: the default), with another size or fit on top.
 
+    "authors" is the weights' own configuration where no other evaluation is published, so that one flag serves a
+    call of many backbones.
     Another `image_size` (pixels) scales `resize` in proportion, rounded. `fit="crop"` on a rule that does
     not crop takes the shorter side to the image size. BackboneError for a rule or fit that does not exist.
     """
     name = rule or info.default_rule
+    if name == "authors" and name not in info.rules:
+        name = "native"
     if name not in info.rules:
         raise BackboneError(
             f"{info.name} has no preprocessing rule {name!r}",
