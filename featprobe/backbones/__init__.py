@@ -53,14 +53,15 @@ def resolve(name: str) -> tuple[str, str]:
     """
     prefix, _, rest = name.partition(":")
     for key, family in BACKBONES.items():
-        if rest and prefix == getattr(family, "prefix", ""):
+        if rest and prefix == (getattr(family, "prefix", "") or None):
             if family.accepts(rest):
                 return key, rest
             raise _unknown(name, rest)
-    for ask in (lambda family: name in family.names(), lambda family: family.accepts(name)):
-        for key, family in BACKBONES.items():
-            if ask(family):
-                return key, name
+    for key, family in BACKBONES.items():
+        if name in family.names():
+            return key, name
+    if BACKBONES.get(_TIMM).accepts(name):
+        return _TIMM, name
     raise _unknown(name, name)
 
 
@@ -151,9 +152,20 @@ def account(name: str, weights: str, report: Callable[[str], None]) -> None:
 
 
 def _unknown(name: str, wanted: str) -> BackboneError:
+    others = [f"{family.prefix}:{wanted}" for family in _prefixed() if family.accepts(wanted)]
+    if others and wanted == name:
+        return BackboneError(
+            f"{name!r} needs the prefix of its family",
+            f"it may be {' or '.join(others)}",
+            f"type --backbone {others[0]}",
+        )
     known = dict.fromkeys(name for _, family in BACKBONES.items() for name in family.candidates())
     return BackboneError(
         f"unknown backbone {name!r}",
         nearest(wanted, known) or "neither registered nor one of timm's models",
         "see featprobe backbones ls",
     )
+
+
+def _prefixed() -> list[Any]:
+    return [family for _, family in BACKBONES.items() if getattr(family, "prefix", "")]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core.create import creator
+from featprobe.backbones.core.family import Curated
 from featprobe.backbones.core.info import BackboneInfo, LoadRequest
 from featprobe.backbones.core.rules import with_common
 from featprobe.records import Preprocessing
@@ -20,7 +19,7 @@ _SIDE: Final = 128
 _BINS: Final = 16
 
 
-class Canaries:
+class Canaries(Curated):
     """`image_stats`: height, width, and mean, deviation and histogram of each channel."""
 
     numerics = 1
@@ -29,16 +28,8 @@ class Canaries:
         """The one baseline; random weights and shuffled labels are canaries of every backbone, not names."""
         return (IMAGE_STATS,)
 
-    def accepts(self, name: str) -> bool:
-        """Whether `name` is it."""
-        return name == IMAGE_STATS
-
-    def candidates(self) -> Iterable[str]:
-        """Every name that an error may suggest."""
-        return self.names()
-
-    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
-        """What is known about it; `deep` adds dims."""
+    def info(self, name: str) -> BackboneInfo:
+        """See `Curated.info`."""
         whole = Preprocessing(
             image_size=(_SIDE, _SIDE),
             fit="squash",
@@ -47,7 +38,7 @@ class Canaries:
             mean=(0.0, 0.0, 0.0),
             std=(1.0, 1.0, 1.0),
         )
-        info = BackboneInfo(
+        return BackboneInfo(
             name=name,
             family="canaries",
             architecture=f"canary:{name}",
@@ -64,11 +55,6 @@ class Canaries:
                 ),
             ),
         )
-        if not deep:
-            return info
-        from featprobe.backbones.core.assemble import deepened
-
-        return dataclasses.replace(info, **deepened(info))
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
         """The baseline; whatever weights are asked for, it has none."""

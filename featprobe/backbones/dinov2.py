@@ -7,10 +7,10 @@ the models with registers: Darcet et al., ICLR 2024 (arXiv 2309.16588).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core.create import creator
+from featprobe.backbones.core.family import Curated
 from featprobe.backbones.core.info import TOKEN_POOLINGS, BackboneInfo, LoadRequest, Place, WeightsFile
 from featprobe.backbones.core.rules import crop, with_common
 from featprobe.registry import BACKBONES
@@ -31,7 +31,7 @@ _GRID: Final = 37
 _OFFSET: Final = 0.1
 
 
-class DinoV2:
+class DinoV2(Curated):
     """`dinov2_vit{s,b,l,g}14`, the same with `_reg`, and both with `_lc`, the classifier of ImageNet's classes."""
 
     numerics = 1
@@ -45,14 +45,6 @@ class DinoV2:
             for size in _SIZES
         )
 
-    def accepts(self, name: str) -> bool:
-        """Whether `name` is one of them."""
-        return name in self.names()
-
-    def candidates(self) -> Iterable[str]:
-        """Every name that an error may suggest."""
-        return self.names()
-
     @property
     def signatures(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Name -> tensors that tell it apart: positions with the class token's, without it, and the authors' registers."""
@@ -65,14 +57,12 @@ class DinoV2:
             }
         return tells
 
-    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
-        """What is known about `name`; `deep` adds parameters and dims."""
-        import dataclasses
-
+    def info(self, name: str) -> BackboneInfo:
+        """See `Curated.info`."""
         size, registers, classifier = _parsed(name)
         kind = "reg4_" if registers else ""
         architecture = f"vit_{_SIZES[size][0]}_patch14_{kind}dinov2.lvd142m"
-        info = BackboneInfo(
+        return BackboneInfo(
             name=name,
             family="dinov2",
             architecture=f"dinov2_lc:{architecture}" if classifier else architecture,
@@ -92,11 +82,6 @@ class DinoV2:
             + ((_LC_NOTE,) if classifier else ()),
             files=_files(size, architecture, registers=registers, classifier=classifier),
         )
-        if not deep:
-            return info
-        from featprobe.backbones.core.assemble import deepened
-
-        return dataclasses.replace(info, **deepened(info))
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
         """The backbone with its weights; takes timm's files and the authors' own `.pth`."""

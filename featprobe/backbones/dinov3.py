@@ -5,13 +5,13 @@ Simeoni et al., DINOv3, 2025 (arXiv 2508.10104). The weights are under their own
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core.create import creator
+from featprobe.backbones.core.family import Curated
 from featprobe.backbones.core.info import BackboneInfo, LoadRequest, Place, WeightsFile
 from featprobe.backbones.core.rules import crop, with_common
 from featprobe.registry import BACKBONES
@@ -69,7 +69,7 @@ _CONVNEXT_NAMES: Final = (
 )
 
 
-class DinoV3:
+class DinoV3(Curated):
     """`dinov3_vit*16*` and `dinov3_convnext_*`, on timm's architectures."""
 
     numerics = 2
@@ -77,14 +77,6 @@ class DinoV3:
     def names(self) -> tuple[str, ...]:
         """The names of the authors' hub whose architectures timm has."""
         return (*_VITS, *_CONVNEXTS)
-
-    def accepts(self, name: str) -> bool:
-        """Whether `name` is one of them."""
-        return name in self.names()
-
-    def candidates(self) -> Iterable[str]:
-        """Every name that an error may suggest."""
-        return self.names()
 
     @property
     def signatures(self) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -98,14 +90,14 @@ class DinoV3:
             if name not in tells
         }
 
-    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
-        """What is known about `name`; `deep` adds parameters, operations and dims."""
+    def info(self, name: str) -> BackboneInfo:
+        """See `Curated.info`."""
         vit = name in _VITS
         own = _timm_name(name)
         # Both of timm's conversions give the same features: the published biases are all zero.
         repositories = dict.fromkeys((own, own.replace(_BIASES, "")))
         places = tuple(Place(kind="hub", where=f"timm/{stored}", files=_FILES) for stored in repositories)
-        info = BackboneInfo(
+        return BackboneInfo(
             name=name,
             family="dinov3",
             architecture=f"dinov3:{own}",
@@ -122,11 +114,6 @@ class DinoV3:
             files=(WeightsFile(places=places),),
             terms=TERMS,
         )
-        if not deep:
-            return info
-        from featprobe.backbones.core.assemble import deepened
-
-        return dataclasses.replace(info, **deepened(info))
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
         """The backbone with its weights; takes timm's files and the authors' own `.pth`."""

@@ -9,26 +9,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core import hf_config
 from featprobe.backbones.core.create import creator
 from featprobe.backbones.core.hf_config import KINDS, PREFIX, Json, Plan
+from featprobe.backbones.core.hf_files import (
+    FILES,
+    FOLDER,
+    REPOSITORY,
+    hub_files,
+    hub_place,
+    located,
+    own_code,
+    own_weights,
+    raw_tensors,
+    refuse_shards,
+    shown_name,
+)
 from featprobe.backbones.core.info import (
     PRETRAINED,
-    RANDOM,
     TOKEN_POOLINGS,
     BackboneInfo,
     LoadRequest,
-    Place,
     WeightsFile,
 )
 from featprobe.backbones.core.rules import HALF, IMAGENET_MEAN, IMAGENET_STD, crop, with_common
-from featprobe.errors import BackboneError
 from featprobe.records import Preprocessing
 from featprobe.registry import BACKBONES
 
@@ -37,13 +44,7 @@ if TYPE_CHECKING:
 
     from featprobe.backbones.core.model import Backbone
 
-_REPOSITORY: Final = re.compile(r"(?P<where>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
-_FOLDER: Final = ("/", "./", "../", "~")
-_FILES: Final = ("model.safetensors", "pytorch_model.bin")
-_INDEX: Final = tuple(f"{file}.index.json" for file in _FILES)
-_CONFIG: Final = ("config.json",)
-_PROCESSOR: Final = ("preprocessor_config.json", "processor_config.json")
-_SHOWN: Final = 6
+_LISTED: Final = 6
 
 _DINOV2_NOTE: Final = (
     "at other image sizes positions are interpolated as transformers does it (bicubic, to the grid itself), not with "
@@ -77,7 +78,7 @@ _ENTRIES: Final = {
             "layer_norm_eps": 1e-6,
         },
         native=crop(518, 518, mean=(0.5307,) * 3, std=(0.2583,) * 3),
-        licence="MIT (MSRLA before 2025); shared for research, not for clinical practice",
+        licence="MIT (formerly MSRLA); shared for research, not for clinical practice",
         citation="Perez-Garcia et al., Exploring scalable medical image encoders beyond text supervision, Nature "
         "Machine Intelligence (arXiv 2401.10815)",
         notes=(_DINOV2_NOTE, "chest X-rays; continued from DINOv2 ViT-B/14"),
@@ -167,7 +168,7 @@ class HuggingFace:
 
     def accepts(self, name: str) -> bool:
         """Whether `name` is registered, OWNER/NAME[@REVISION], or a folder (/..., ./..., ../... or ~...)."""
-        return name in _ENTRIES or name.startswith(_FOLDER) or bool(_REPOSITORY.fullmatch(name))
+        return name in _ENTRIES or name.startswith(FOLDER) or bool(REPOSITORY.fullmatch(name))
 
     def candidates(self) -> Iterable[str]:
         """Every name that an error may suggest."""
@@ -179,7 +180,7 @@ class HuggingFace:
         The network is never asked: of a repository that is not on this machine `learn` must have read the files
         first, else BackboneError.
         """
-        if name not in self._known or name.startswith(_FOLDER):
+        if name not in self._known or name.startswith(FOLDER):
             self.learn(name, LoadRequest(offline=True, announce=_silent))
         info = self._info(name)
         if not deep:
@@ -195,17 +196,17 @@ class HuggingFace:
         """
         if name in _ENTRIES:
             return
-        shown = _shown(name)
-        config_file, processor_file = _located(name, request)
+        shown = shown_name(name)
+        config_file, processor_file = located(name, request)
         config = hf_config.read_json(config_file, shown)
         folder, code, notes = None, "", []
         if hf_config.needs_own_code(config) and request.remote_code:
             folder = config_file.parent
-            code = _own_code(config, folder, shown, request)
+            code = own_code(config, folder, shown, request)
             notes.append(f"built by code of its own (SHA-256 {code[:12]})")
         elif config.get("auto_map"):
             notes.append("built by transformers itself; the code that comes with it was not run")
-        source = name.rstrip("/").rpartition("/")[2] if name.startswith(_FOLDER) else name
+        source = name.rstrip("/").rpartition("/")[2] if name.startswith(FOLDER) else name
         plan = hf_config.plan_of(config, name=shown, source=source, folder=folder, code=code)
         kind = KINDS.get(plan.model_type)
         if kind and kind.sizes in {"asked", "always"}:
@@ -216,21 +217,24 @@ class HuggingFace:
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
         """The encoder with its weights; MissingExtraError without transformers."""
+        import torch
+
         from featprobe.backbones.core.assemble import Blueprint, assemble
 
         self.learn(name, request)
         info = self._info(name)
-        own = _own_weights(name, request)
+        own = own_weights(name, request)
         if not own:
-            _refuse_shards(info, request)
+            refuse_shards(info, request)
         asked = dataclasses.replace(request, weights=str(own)) if own else request
         dropped: list[str] = []
         rename = functools.partial(_renamed, self._known[name].plan, info, asked, dropped)
-        backbone = assemble(Blueprint(info=info, numerics=self.numerics, rename=rename), asked)
+        with torch.random.fork_rng(devices=[]):  # transformers draws weights where none are needed
+            backbone = assemble(Blueprint(info=info, numerics=self.numerics, rename=rename), asked)
         if own:
             backbone.weights_label = PRETRAINED
         if dropped:
-            names = ", ".join(dropped[:_SHOWN]) + (", ..." if len(dropped) > _SHOWN else "")
+            names = ", ".join(dropped[:_LISTED]) + (", ..." if len(dropped) > _LISTED else "")
             backbone.notes += (f"{len(dropped)} tensors of text towers and heads were left out: {names}",)
         return backbone
 
@@ -251,43 +255,26 @@ class HuggingFace:
                 weights_source=f"hub: {entry.repository}",
                 poolings=entry.poolings,
                 default_pooling=entry.poolings[0],
-                files=(WeightsFile(places=(_place(entry.repository, _FILES),)),),
+                files=(WeightsFile(places=(hub_place(entry.repository, FILES),)),),
                 terms=entry.terms,
                 **common,
             )
         poolings = _poolings(known.plan)
-        hub = "" if name.startswith(_FOLDER) else name
+        hub = "" if name.startswith(FOLDER) else name
         return BackboneInfo(
-            name=_shown(name),
+            name=shown_name(name),
             licence=f"see huggingface.co/{hub.partition('@')[0]}" if hub else "see its folder",
             citation="see its model card",
             weights_source=f"hub: {hub}" if hub else f"folder: {name}",
             poolings=poolings,
             default_pooling=poolings[0],
-            files=_hub_files(name) if hub else (),
+            files=hub_files(name) if hub else (),
             **common,
         )
 
 
 def _silent(_: str) -> None:
     """Say nothing: without the network there is nothing to announce."""
-
-
-def _shown(name: str) -> str:
-    return f"{PREFIX}:{name}"
-
-
-def _place(name: str, files: tuple[str, ...]) -> Place:
-    where, _, revision = name.partition("@")
-    return Place(kind="hub", where=where, files=files, revision=revision or None)
-
-
-def _hub_files(name: str) -> tuple[WeightsFile, ...]:
-    return (
-        WeightsFile(places=(_place(name, _FILES),)),
-        WeightsFile(places=(_place(name, _CONFIG),), part="config"),
-        WeightsFile(places=(_place(name, _PROCESSOR),), part="preprocessor"),
-    )
 
 
 def _poolings(plan: Plan) -> tuple[str, ...]:
@@ -299,102 +286,6 @@ def _poolings(plan: Plan) -> tuple[str, ...]:
     if learnt and found[0] == "mean":
         return ("pre_logits", *(pooling for pooling in found if pooling != "pre_logits"))
     return found
-
-
-def _located(name: str, request: LoadRequest) -> tuple[Path, Path]:
-    """Where config.json and preprocessor_config.json of `name` lie."""
-    from featprobe.backbones.core.places import locate
-
-    if name.startswith(_FOLDER):
-        folder = Path(name).expanduser()
-        return _inside(folder, _CONFIG, name), _inside(folder, _PROCESSOR, name)
-    shown = _shown(name)
-    paths = []
-    for file in _hub_files(name)[1:]:
-        try:
-            found = locate(
-                file,
-                name=shown,
-                offline=request.offline,
-                announce=request.announce,
-                weights_dir=request.weights_dir,
-            )
-        except BackboneError as error:
-            if "not on this machine" not in error.wrong:
-                raise
-            files = " or ".join(file.places[0].files)
-            raise BackboneError(
-                f"{files} of {shown} is not on this machine",
-                error.known,
-                f"type featprobe backbones fetch {shown} --to DIR on a connected machine, copy DIR here and add "
-                "--weights-dir DIR",
-            ) from error
-        paths.append(found.path)
-    return paths[0], paths[1]
-
-
-def _inside(folder: Path, files: tuple[str, ...], name: str) -> Path:
-    for file in files:
-        if (folder / file).is_file():
-            return folder / file
-    there = sorted(path.name for path in folder.iterdir())[:_SHOWN] if folder.is_dir() else []
-    raise BackboneError(
-        f"{_shown(name)} lacks {' or '.join(files)}" if folder.is_dir() else f"{folder} is no folder",
-        f"it holds {', '.join(there) or 'nothing'}" if folder.is_dir() else "hf:FOLDER names one",
-        "copy the whole repository, or type hf:OWNER/NAME",
-    )
-
-
-def _own_weights(name: str, request: LoadRequest) -> Path | None:
-    """The weights in the folder `name`, None where others were asked for or `name` is of the hub."""
-    if not name.startswith(_FOLDER) or request.weights != PRETRAINED:
-        return None
-    folder = Path(name).expanduser()
-    if any((folder / file).is_file() for file in _INDEX) and not any((folder / f).is_file() for f in _FILES):
-        raise _sharded(_shown(name))
-    return _inside(folder, _FILES, name)
-
-
-def _refuse_shards(info: BackboneInfo, request: LoadRequest) -> None:
-    """BackboneError where the hub's cache holds the weights of `info` in several files."""
-    from featprobe.backbones.core import hub
-
-    if request.weights != PRETRAINED or not info.files:
-        return
-    place = info.files[0].places[0]
-    whole, index = hub.cached(place, []), hub.cached(dataclasses.replace(place, files=_INDEX), [])
-    if index is not None and whole is None:
-        raise _sharded(info.name)
-
-
-def _sharded(shown: str) -> BackboneError:
-    return BackboneError(
-        f"the weights of {shown} lie in several files, which featprobe does not put together",
-        f"{_INDEX[0]} lists them",
-        "join them once with transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER, max_shard_size='99GB'), "
-        "and type hf:FOLDER",
-    )
-
-
-def _own_code(config: Json, folder: Path, shown: str, request: LoadRequest) -> str:
-    """SHA-256 of the code in `folder` that is about to run, after its files were announced."""
-    named = sorted({str(value).partition(".")[0] for value in dict(config["auto_map"]).values()})
-    elsewhere = [module for module in named if "--" in module]
-    absent = [module for module in named if not elsewhere and not (folder / f"{module}.py").is_file()]
-    if elsewhere or absent:
-        raise BackboneError(
-            f"the code that {shown} needs is not beside its config.json",
-            f"it lies in the repository {elsewhere[0].partition('--')[0]}"
-            if elsewhere
-            else f"{absent[0]}.py is not in {folder}",
-            f"type: hf download {shown.removeprefix('hf:').partition('@')[0]} --local-dir FOLDER, and use hf:FOLDER",
-        )
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.py"))
-    for file in files:
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
-    request.announce(f"{shown}: runs code that came with it: {', '.join(str(file) for file in files)}")
-    return digest.hexdigest()
 
 
 def _renamed(
@@ -411,27 +302,8 @@ def _renamed(
     dropped += idle
     if plan.labels and "classifier.weight" not in found:
         # The network was taken out of its prefix, and the classifier lies beside that.
-        found |= classifier_of(_raw(info, request))
+        found |= classifier_of(raw_tensors(info, request))
     return found
-
-
-def _raw(info: BackboneInfo, request: LoadRequest) -> dict[str, Any]:
-    """The file of the weights as it is."""
-    from featprobe.backbones.core.places import locate
-    from featprobe.backbones.core.reading import read
-
-    if request.weights in {PRETRAINED, RANDOM}:
-        path = locate(
-            info.files[0],
-            name=info.name,
-            offline=request.offline,
-            announce=request.announce,
-            weights_dir=request.weights_dir,
-        ).path
-    else:
-        path = Path(request.weights).expanduser()
-    content = read(path)
-    return content if isinstance(content, dict) else {}
 
 
 @creator(PREFIX)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from featprobe.backbones.core.family import Curated
 from featprobe.backbones.core.info import MAP_POOLINGS, BackboneInfo, LoadRequest, Place, WeightsFile
 from featprobe.backbones.core.rules import HALF, crop, with_common
 from featprobe.errors import BackboneError
@@ -124,7 +124,7 @@ _ENTRIES: Final = {
 }
 
 
-class ImageNet:
+class ImageNet(Curated):
     """EfficientNet-Lite0 from a package; VGG16, ResNet and DenseNet from timm's hub."""
 
     numerics = 1
@@ -133,23 +133,15 @@ class ImageNet:
         """The registered names; where timm has the same, these win."""
         return tuple(_ENTRIES)
 
-    def accepts(self, name: str) -> bool:
-        """Whether `name` is one of them."""
-        return name in _ENTRIES
-
-    def candidates(self) -> Iterable[str]:
-        """Every name that an error may suggest."""
-        return self.names()
-
     @property
     def signatures(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Name -> tensors that tell it apart from the others."""
         return {name: entry.tells for name, entry in _ENTRIES.items()}
 
-    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
-        """What is known about `name`; `deep` adds parameters and dims."""
+    def info(self, name: str) -> BackboneInfo:
+        """See `Curated.info`."""
         entry = _ENTRIES[name]
-        info = BackboneInfo(
+        return BackboneInfo(
             name=name,
             family="imagenet",
             architecture=entry.architecture,
@@ -162,11 +154,6 @@ class ImageNet:
             notes=entry.notes,
             files=(WeightsFile(places=entry.places),),
         )
-        if not deep:
-            return info
-        from featprobe.backbones.core.assemble import deepened
-
-        return dataclasses.replace(info, **deepened(info))
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
         """The backbone with its weights."""

@@ -6,12 +6,11 @@ Matching, NeurIPS 2023 (arXiv 2306.11925). The facts below are those of the auth
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core.create import creator
+from featprobe.backbones.core.family import Curated
 from featprobe.backbones.core.info import MAP_POOLINGS, BackboneInfo, LoadRequest
 from featprobe.backbones.core.rules import IMAGENET_MEAN, IMAGENET_STD, with_common
 from featprobe.errors import BackboneError
@@ -47,7 +46,7 @@ _ENTRIES: Final = {
 }
 
 
-class LvmMed:
+class LvmMed(Curated):
     """`lvmmed_resnet50` and `lvmmed_vitb`, with `--weights NAME=FILE`."""
 
     numerics = 1
@@ -56,18 +55,10 @@ class LvmMed:
         """The two networks that the authors published."""
         return tuple(_ENTRIES)
 
-    def accepts(self, name: str) -> bool:
-        """Whether `name` is one of them."""
-        return name in _ENTRIES
-
-    def candidates(self) -> Iterable[str]:
-        """Every name that an error may suggest."""
-        return self.names()
-
-    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
-        """What is known about `name`; `deep` adds parameters and dims."""
+    def info(self, name: str) -> BackboneInfo:
+        """See `Curated.info`."""
         architecture, file, notes = _ENTRIES[name]
-        info = BackboneInfo(
+        return BackboneInfo(
             name=name,
             family="lvmmed",
             architecture=architecture,
@@ -80,11 +71,6 @@ class LvmMed:
             default_rule="authors",
             notes=notes,
         )
-        if not deep:
-            return info
-        from featprobe.backbones.core.assemble import deepened
-
-        return dataclasses.replace(info, **deepened(info))
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
         """The backbone with its weights; takes the authors' files as they are."""

@@ -9,14 +9,13 @@ patient's right to left.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
-from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core.create import creator
+from featprobe.backbones.core.family import Curated
 from featprobe.backbones.core.info import DENSE, MAP_POOLINGS, BackboneInfo, LoadRequest, Place, WeightsFile
 from featprobe.errors import BackboneError, MissingExtraError
 from featprobe.records import Preprocessing
@@ -75,7 +74,7 @@ def _rule(depth: int, side: int, mean: float, std: float) -> Preprocessing:
     )
 
 
-class Monai:
+class Monai(Curated):
     """MedicalNet's ResNets and the self-supervised encoder of Swin UNETR."""
 
     numerics = 1
@@ -85,14 +84,6 @@ class Monai:
         """The registered names."""
         return (*_RESNET_NAMES, _SWINVIT)
 
-    def accepts(self, name: str) -> bool:
-        """Whether `name` is one of them, with or without the prefix."""
-        return name.removeprefix(f"{PREFIX}:") in self.names()
-
-    def candidates(self) -> Iterable[str]:
-        """Every name that an error may suggest."""
-        return self.names()
-
     @property
     def signatures(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Name -> a tensor that tells it apart from the others."""
@@ -101,15 +92,9 @@ class Monai:
         }
         return {**tells, _SWINVIT: {"layers4.0.downsample.reduction.weight": (768, 3072)}}
 
-    def describe(self, name: str, *, deep: bool = False) -> BackboneInfo:
-        """What is known about `name`; `deep` adds parameters and dims, for which MONAI must be installed."""
-        plain = name.removeprefix(f"{PREFIX}:")
-        info = _swinvit() if plain == _SWINVIT else _medicalnet(plain)
-        if not deep:
-            return info
-        from featprobe.backbones.core.assemble import deepened
-
-        return dataclasses.replace(info, **deepened(info))
+    def info(self, name: str) -> BackboneInfo:
+        """See `Curated.info`."""
+        return _swinvit() if name == _SWINVIT else _medicalnet(name)
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
         """The backbone with its weights; MissingExtraError without MONAI."""

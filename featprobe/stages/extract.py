@@ -17,11 +17,11 @@ from featprobe.imaging import PRINTS_NUMERICS, canonical_intensity
 from featprobe.records import DENSE_POOLINGS, Preprocessing, Recipe, images_sha256
 from featprobe.stages.forward import stored_key, taken_apart
 from featprobe.stages.machine import (
-    NUMERIC_PACKAGES,
     default_batch_size,
     environment,
     keep_freed_memory,
     need_writable,
+    numeric_packages,
     offline,
     pick_device,
     versions,
@@ -248,7 +248,7 @@ def _refresh(cache: Cache, job: Job, entry: CacheEntry, device: torch.device) ->
     from featprobe.stages import passes
 
     recorded = entry.environment.get("versions", {})
-    now = versions(NUMERIC_PACKAGES)
+    now = versions(numeric_packages(job.recipe.architecture))
     if any(recorded.get(package) != now[package] for package in now):
         passes.recheck_versions(cache, job, device, recorded, now)
     changed = cache.refresh(job.path, job.source.samples, {"versions": versions(), **job.whereabouts})

@@ -19,8 +19,17 @@ if TYPE_CHECKING:
 NUMERIC_PACKAGES: Final = ("torch", "timm", "torchvision", "pillow")
 """Another version of one of these may change an embedding: 16 rows are computed again before reuse."""
 
+LIBRARIES: Final = {
+    "hf": "transformers",
+    "monai": "monai",
+    "openclip": "open_clip_torch",
+    "xrv": "torchxrayvision",
+}
+"""Prefix of an architecture -> the package that builds it, whose version then counts like timm's."""
+
 RECORDED_PACKAGES: Final = (
     *NUMERIC_PACKAGES,
+    *LIBRARIES.values(),
     "featprobe",
     "numpy",
     "scipy",
@@ -39,6 +48,12 @@ def versions(packages: tuple[str, ...] = RECORDED_PACKAGES) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = ""
     return found
+
+
+def numeric_packages(architecture: str) -> tuple[str, ...]:
+    """The packages of which another version may change an embedding by `architecture`."""
+    library = LIBRARIES.get(architecture.partition(":")[0])
+    return (*NUMERIC_PACKAGES, library) if library else NUMERIC_PACKAGES
 
 
 def pick_device(name: str) -> torch.device:

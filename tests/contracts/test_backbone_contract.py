@@ -20,11 +20,13 @@ REPRESENTATIVES = {
     "imagenet": (("efficientnet_lite0", 64), ("resnet18", 64), ("densenet121", 64)),
     "lvmmed": (("lvmmed_resnet50", 64),),
     "monai": (("medicalnet_resnet10", 32),),
+    "openclip": (("clip_vitb32", 64), ("openclip:PE-Core-T-16-384/meta", 32)),
     "timm": (
         ("vit_tiny_patch16_224", 32),
         ("swin_tiny_patch4_window7_224", 56),
         ("convnext_atto", 64),
     ),
+    "xrayvision": (("xrv_densenet121_all", 64),),
 }
 MEMBERS = [member for members in REPRESENTATIVES.values() for member in members]
 # Too large to be laid out in a test, even without memory: known by name, and by timm having the architecture.
@@ -140,7 +142,7 @@ def test_what_is_said_of_a_registered_name_is_true(name: str) -> None:
     if not any(mark in name for mark in LARGE):
         facts = survey(info.architecture)
         assert set(info.poolings) <= set(facts.poolings)
-        assert info.default_pooling in {facts.default_pooling, "logits"}
+        assert info.default_pooling in {facts.default_pooling, "logits", "pre_logits"}
 
 
 @pytest.mark.parametrize(

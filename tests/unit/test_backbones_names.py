@@ -96,7 +96,7 @@ def test_size_and_fit_are_put_on_top() -> None:
         ("cait_xxs24_224", {"image_size": 96}, ("224 x 224 pixels alone",)),
         ("efficientnet_lite0", {"image_size": 0}, ("positive",)),
         ("densenet121", {"image_size": 16}, ("can't take images of 16 x 16",)),
-        ("efficientnet_lite0", {"rule": "authors"}, ("native, common", "common, native")),
+        ("efficientnet_lite0", {"rule": "author"}, ("native, common", "common, native")),
         ("efficientnet_lite0", {"fit": "crp"}, ("did you mean crop",)),
     ],
 )

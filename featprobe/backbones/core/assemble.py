@@ -20,7 +20,6 @@ from featprobe.backbones.core.info import NO_WEIGHTS, PRETRAINED, RANDOM, Backbo
 from featprobe.backbones.core.model import Backbone, Resize, check_poolings
 from featprobe.backbones.core.places import NO_PLACE, locate
 from featprobe.backbones.core.survey import Survey, gflops, survey
-from featprobe.errors import BackboneError
 from featprobe.registry import BACKBONES
 
 # timm's converters from a project's own key names to timm's, by the names it gives them.
