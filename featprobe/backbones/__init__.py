@@ -28,6 +28,7 @@ __all__ = [
     "default_rule",
     "describe",
     "layers",
+    "learn",
     "list_backbones",
     "load",
     "preprocessing",
@@ -133,6 +134,24 @@ def load(
     )
     backbone: Backbone = BACKBONES.get(family).build(inner, request)
     return backbone
+
+
+def learn(
+    name: str,
+    *,
+    offline: bool = False,
+    weights_dir: Path | None = None,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Read what `describe` needs of a name that is not registered, such as a Hugging Face model's configuration.
+
+    It is downloaded where `offline` does not forbid it; BackboneError where it can't be had. Nothing happens for
+    names that are known beforehand.
+    """
+    family, inner = resolve(name)
+    study = getattr(BACKBONES.get(family), "learn", None)
+    if study is not None:
+        study(inner, LoadRequest(offline=offline, weights_dir=weights_dir, announce=announce))
 
 
 def layers(name: str) -> tuple[str, ...]:

@@ -157,7 +157,6 @@ class HuggingFace:
 
     numerics = 1
     prefix = PREFIX
-    prefix_only = True  # OWNER/NAME without the prefix is nobody's name
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {name: _registered(name) for name in _ENTRIES}

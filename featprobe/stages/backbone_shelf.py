@@ -49,6 +49,7 @@ def show(
     weights_dir: Path | None = None,
 ) -> int:
     """Print all that is known of one backbone, and with `weights` what becomes of every tensor of that file."""
+    backbones.learn(name, offline=True, weights_dir=weights_dir)
     info = backbones.describe(name, deep=True)
     lines = [
         ("name", info.name),

@@ -110,6 +110,9 @@ def _collect(
     names: Iterable[str], own: dict[str, Path], to: Path, *, offline: bool, weights_dir: Path | None
 ) -> None:
     """Locate all files first, so that a backbone that can't be had leaves nothing behind; then take them in."""
+    names = tuple(dict.fromkeys(names))
+    for name in names:
+        backbones.learn(name, offline=offline, weights_dir=weights_dir)
     infos = {info.name: info for info in map(backbones.describe, names)}
     files = {backbones.describe(name).name: path for name, path in own.items()}
     for info in infos.values():

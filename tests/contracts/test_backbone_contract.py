@@ -17,6 +17,7 @@ REPRESENTATIVES = {
     "canaries": (("image_stats", 64),),
     "dinov2": (("dinov2_vits14", 28), ("dinov2_vits14_reg", 42), ("dinov2_vits14_lc", 28)),
     "dinov3": (("dinov3_vits16", 32), ("dinov3_convnext_tiny", 64)),
+    "huggingface": (("rad_dino", 28), ("phikon", 32)),
     "imagenet": (("efficientnet_lite0", 64), ("resnet18", 64), ("densenet121", 64)),
     "lvmmed": (("lvmmed_resnet50", 64),),
     "monai": (("medicalnet_resnet10", 32),),

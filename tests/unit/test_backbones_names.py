@@ -58,7 +58,9 @@ def test_deep_description_counts_parameters_and_dims() -> None:
     assert info.parameters == convolutions + (25088 + 1) * 4096 + (4096 + 1) * 4096
     dims = {"gap": 512, "mean": 512, "gem": 512, "pre_logits": 4096, "patches": 512, "logits": 1000}
     assert info.dims == dims
-    assert info.gflops == pytest.approx(2 * 15.347, abs=0.01), "15.3 billion multiply-adds before the classifier"
+    assert info.gflops == pytest.approx(2 * 15.347, abs=0.01), (
+        "15.3 billion multiply-adds before the classifier"
+    )
     assert backbones.describe("vgg16").parameters is None
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 
 from featprobe import backbones
 from featprobe.backbones import Backbone
-from featprobe.backbones.core import hub
+from featprobe.backbones.core import bundle
+from featprobe.backbones.core.assemble import _NoDraws
 from featprobe.backbones.core.create import create
-from featprobe.backbones.core.hf_trunk import library
+from featprobe.backbones.core.hf_trunk import _Cleared, library
+from featprobe.backbones.core.places import locate_all
 from featprobe.backbones.core.survey import survey
 from featprobe.errors import BackboneError, MissingExtraError
 from featprobe.registry import BACKBONES
@@ -24,11 +29,16 @@ pytest.importorskip("transformers", reason="the extra huggingface is not install
 
 # Bound of the parity with transformers, relative to the longest vector; both run the same modules.
 PARITY = 1e-6
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-VIEW = {**TINY, "image_size": 32, "patch_size": 16}
+TINY: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+VIEW: dict[str, Any] = {**TINY, "image_size": 32, "patch_size": 16}
 STAGES: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-TEXT = {**TINY, "vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
-DINOV2 = {
+TEXT: dict[str, Any] = {**TINY, "vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
+DINOV2: dict[str, Any] = {
     **{key: value for key, value in VIEW.items() if key != "intermediate_size"},
     "image_size": 42,
     "patch_size": 14,
@@ -82,7 +92,8 @@ def images_of(backbone: Backbone, size: int | None = None) -> torch.Tensor:
 
 def embed(backbone: Backbone, images: torch.Tensor) -> dict[str, torch.Tensor]:
     with torch.no_grad():
-        return backbone(images, backbone.poolings)
+        found: dict[str, torch.Tensor] = backbone(images, backbone.poolings)
+    return found
 
 
 def near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
@@ -176,7 +187,7 @@ def test_other_image_sizes_are_transformers_own(tmp_path: Path, model: str) -> N
 
 
 def test_beit_normalises_after_averaging(tmp_path: Path) -> None:
-    net = saved(tmp_path, "BeitModel", *("BeitConfig",), **VIEW, use_relative_position_bias=True)
+    net = saved(tmp_path, "BeitModel", "BeitConfig", **VIEW, use_relative_position_bias=True)
     backbone = backbones.load(f"hf:{tmp_path}")
     images = images_of(backbone)
     ours, output = embed(backbone, images), theirs(net, images)
@@ -186,13 +197,13 @@ def test_beit_normalises_after_averaging(tmp_path: Path) -> None:
 
 
 def test_a_fixed_network_takes_its_own_size_alone(tmp_path: Path) -> None:
-    saved(tmp_path, "BeitModel", *("BeitConfig",), **MODELS["BeitModel"][1])
+    saved(tmp_path, "BeitModel", "BeitConfig", **MODELS["BeitModel"][1])
     with pytest.raises(BackboneError, match="32 x 32 pixels alone"):
         backbones.load(f"hf:{tmp_path}", image_size=48)
 
 
 def test_the_last_blocks_are_normed(tmp_path: Path) -> None:
-    net = saved(tmp_path, "Dinov2Model", *("Dinov2Config",), **DINOV2)
+    net = saved(tmp_path, "Dinov2Model", "Dinov2Config", **DINOV2)
     backbone = backbones.load(f"hf:{tmp_path}")
     images = images_of(backbone)
     hidden = theirs(net, images, output_hidden_states=True).hidden_states[-2:]
@@ -206,7 +217,7 @@ def test_the_last_blocks_are_normed(tmp_path: Path) -> None:
 def test_a_pooler_that_the_weights_lack_costs_pre_logits_alone(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    saved(tmp_path, "ViTModel", *("ViTConfig",), **VIEW)
+    saved(tmp_path, "ViTModel", "ViTConfig", **VIEW)
     file = tmp_path / "model.safetensors"
     save_file({name: value for name, value in load_file(file).items() if "pooler" not in name}, file)
     backbone = backbones.load(f"hf:{tmp_path}")
@@ -216,7 +227,7 @@ def test_a_pooler_that_the_weights_lack_costs_pre_logits_alone(tmp_path: Path) -
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    saved(tmp_path, "ViTModel", *("ViTConfig",), **{**VIEW, "image_size": 48})
+    saved(tmp_path, "ViTModel", "ViTConfig", **{**VIEW, "image_size": 48})
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "image_size": 32}))
     with pytest.raises(BackboneError, match=r"position_embeddings 1x10x32 for 1x5x32"):
@@ -224,7 +235,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_random_weights_come_from_the_seed_and_loading_draws_nothing(tmp_path: Path) -> None:
-    saved(tmp_path, "ViTModel", *("ViTConfig",), **VIEW)
+    saved(tmp_path, "ViTModel", "ViTConfig", **VIEW)
     ask: Callable[..., Backbone] = lambda **options: backbones.load(f"hf:{tmp_path}", **options)  # noqa: E731
     torch.manual_seed(1)
     untouched = torch.rand(1)
@@ -237,12 +248,19 @@ def test_random_weights_come_from_the_seed_and_loading_draws_nothing(tmp_path: P
     assert file.weights_label == "model"
 
 
+def test_drawing_that_is_left_out_ends_whatever_the_memory_holds() -> None:
+    memory = torch.full((8,), 1e9)
+    with _NoDraws(), _Cleared():
+        torch.nn.init.trunc_normal_(memory.normal_(), std=0.02)
+    assert torch.equal(memory, torch.zeros(8))
+
+
 # --- the hub's cache -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("FEATPROBE_OFFLINE", "1")
     return tmp_path / "hub"
 
@@ -255,7 +273,7 @@ def in_cache(cache: Path, name: str, commit: str = "c" * 40, **values: Any) -> P
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(commit)
     (repository / "blobs").mkdir(exist_ok=True)
-    saved(snapshot, "ViTModel", *("ViTConfig",), **{**VIEW, **values})
+    saved(snapshot, "ViTModel", "ViTConfig", **{**VIEW, **values})
     return snapshot
 
 
@@ -271,6 +289,18 @@ def test_the_hubs_cache_is_found(cache: Path) -> None:
     assert backbones.load(f"hf:{name}").name == f"hf:{name}"
 
 
+def test_a_weights_folder_serves_configuration_and_weights(cache: Path, tmp_path: Path) -> None:
+    name = "featprobe-tests/bundled"
+    in_cache(cache, name)
+    info, kept = backbones.describe(f"hf:{name}"), tmp_path / "kept"
+    bundle.add(info, locate_all(info, offline=True, announce=print), kept)
+    before = backbones.load(f"hf:{name}").weights_sha256
+    shutil.rmtree(cache)
+    with pytest.raises(BackboneError, match="not on this machine"):
+        backbones.load(f"hf:{name}")
+    assert backbones.load(f"hf:{name}", weights_dir=kept).weights_sha256 == before
+
+
 def test_two_revisions_are_two_architectures(cache: Path) -> None:
     name, commits = "featprobe-tests/revisions", ("a" * 40, "b" * 40)
     for commit, patch in zip(commits, (16, 8), strict=True):
@@ -283,7 +313,7 @@ def test_two_revisions_are_two_architectures(cache: Path) -> None:
 
 
 def test_a_changed_configuration_changes_the_architecture(tmp_path: Path) -> None:
-    saved(tmp_path, "ViTModel", *("ViTConfig",), **VIEW)
+    saved(tmp_path, "ViTModel", "ViTConfig", **VIEW)
     before = backbones.describe(f"hf:{tmp_path}").architecture
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_act": "relu"}))
@@ -322,8 +352,8 @@ def test_a_gated_repository_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch
 
     del cache
     monkeypatch.delenv("FEATPROBE_OFFLINE")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.huggingface_hub, "get_hf_file_metadata", gated)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", gated)
     said: list[str] = []
     for name in ("hf:featprobe-tests/gated", "medsiglip"):
         with pytest.raises(BackboneError, match="gated"):
@@ -336,13 +366,13 @@ def test_folders_that_are_no_repository_are_told(tmp_path: Path) -> None:
         backbones.load(f"hf:{tmp_path}")
     with pytest.raises(BackboneError, match="is no folder"):
         backbones.load(f"hf:{tmp_path}/none")
-    saved(tmp_path, "ViTModel", *("ViTConfig",), **VIEW)
+    saved(tmp_path, "ViTModel", "ViTConfig", **VIEW)
     (tmp_path / "model.safetensors").rename(tmp_path / "model.safetensors.index.json")
     with pytest.raises(BackboneError, match="lie in several files"):
         backbones.load(f"hf:{tmp_path}")
 
 
-# --- registered names, the extra, code of strangers ----------------------------------------------------------------
+# --- registered names and the extra -------------------------------------------------------------------------------
 
 
 def test_registered_names_are_known_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,60 +395,3 @@ def test_registered_names_are_what_they_say(name: str, parameters: int, size: in
     assert facts.image_size == info.rules["native"].image_size == (size, size)
     assert sum(torch.Size(shape).numel() for shape in facts.shapes.values()) == parameters
     assert bool(info.terms) == (name != "rad_dino")
-
-
-CODE = """
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
-
-class StrangeConfig(PretrainedConfig):
-    model_type = "strange"
-    def __init__(self, hidden_size=8, patch_size=8, image_size=16, **other):
-        super().__init__(**other)
-        self.hidden_size, self.patch_size, self.image_size = hidden_size, patch_size, image_size
-
-class StrangeModel(PreTrainedModel):
-    config_class = StrangeConfig
-    def __init__(self, config):
-        super().__init__(config)
-        self.patches = nn.Conv2d(3, config.hidden_size, config.patch_size, config.patch_size)
-        self.post_init()
-    def forward(self, pixel_values):
-        return BaseModelOutput(last_hidden_state=self.patches(pixel_values).flatten(2).transpose(1, 2))
-"""
-
-
-def test_code_of_strangers_runs_only_where_it_was_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from safetensors.torch import save_file
-
-    from featprobe.backbones.core import hf_trunk
-
-    del hf_trunk
-    with library() as transformers:
-        monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    folder = tmp_path / "strange"
-    folder.mkdir()
-    names = {"AutoConfig": "strange.StrangeConfig", "AutoModel": "strange.StrangeModel"}
-    config = {"model_type": "strange", "hidden_size": 8, "patch_size": 8, "image_size": 16, "auto_map": names}
-    (folder / "config.json").write_text(json.dumps(config))
-    processor = {**PROCESSOR, "size": {"height": 16, "width": 16}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    save_file(
-        {"patches.weight": torch.randn(8, 3, 8, 8), "patches.bias": torch.zeros(8)},
-        folder / "model.safetensors",
-    )
-    with pytest.raises(BackboneError, match=r"needs code that comes with it.*remote_code=True"):
-        backbones.load(f"hf:{folder}")
-    with pytest.raises(BackboneError, match=r"strange\.py is not in"):
-        backbones.load(f"hf:{folder}", remote_code=True)
-    (folder / "strange.py").write_text(CODE)
-    said: list[str] = []
-    backbone = backbones.load(f"hf:{folder}", remote_code=True, announce=said.append)
-    assert any("runs code that came with it" in line and "strange.py" in line for line in said)
-    assert embed(backbone, images_of(backbone))["pre_logits"].shape == (3, 8)
-    assert backbone.info.default_pooling == "pre_logits"
-    with pytest.raises(BackboneError, match="needs code"):
-        backbones.load(f"hf:{folder}")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from featprobe import backbones
 from featprobe.backbones.core.hf_config import (
     _BY_TYPE,
     KINDS,
@@ -72,7 +73,7 @@ def test_inputs_are_those_of_transformers_image_processor(kind: str) -> None:
 
 def test_what_the_file_leaves_out_is_what_transformers_fills_in() -> None:
     transformers = pytest.importorskip("transformers", reason="the extra huggingface is not installed")
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    automatic = transformers.models.auto
 
     for kind, values in PROCESSORS.items():
         own = getattr(transformers, f"{kind}ImageProcessor")
@@ -83,9 +84,12 @@ def test_what_the_file_leaves_out_is_what_transformers_fills_in() -> None:
         assert bool(getattr(own, "do_center_crop", False)) == bool(values.get("do_center_crop"))
         assert getattr(own, "default_to_square", True) == values["square"]
     for model_type, kind in _BY_TYPE.items():
-        assert IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["torchvision"] == f"{kind}ImageProcessor"
+        assert (
+            automatic.image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["torchvision"]
+            == f"{kind}ImageProcessor"
+        )
     for model_type in {*KINDS, *TOWERS}:
-        assert model_type in transformers.models.auto.configuration_auto.CONFIG_MAPPING
+        assert model_type in automatic.configuration_auto.CONFIG_MAPPING
 
 
 def test_old_and_new_spellings_say_the_same() -> None:
@@ -118,7 +122,8 @@ def test_factor_and_statistics_become_those_of_values_up_to_one() -> None:
     assert doubled.mean == pytest.approx((0.5,) * 3)
     assert doubled.std == pytest.approx((0.5,) * 3)
     raw = rule({"do_rescale": False, "image_mean": [51] * 3, "image_std": [255] * 3})
-    assert (raw.mean, raw.std) == (pytest.approx((0.2,) * 3), pytest.approx((1.0,) * 3))
+    assert raw.mean == pytest.approx((0.2,) * 3)
+    assert raw.std == pytest.approx((1.0,) * 3)
     plain = rule({"do_normalize": False})
     assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3)
 
@@ -195,3 +200,61 @@ def test_half_a_configuration_is_told(tmp_path: Path, text: str) -> None:
         read_json(file, "hf:a/b")
     file.write_text(json.dumps({"model_type": "vit"}))
     assert read_json(file, "hf:a/b") == {"model_type": "vit"}
+
+
+CODE = """
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+class StrangeConfig(PretrainedConfig):
+    model_type = "strange"
+    def __init__(self, hidden_size=8, patch_size=8, image_size=16, **other):
+        super().__init__(**other)
+        self.hidden_size, self.patch_size, self.image_size = hidden_size, patch_size, image_size
+
+class StrangeModel(PreTrainedModel):
+    config_class = StrangeConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.patches = nn.Conv2d(3, config.hidden_size, config.patch_size, config.patch_size)
+        self.post_init()
+    def forward(self, pixel_values):
+        return BaseModelOutput(last_hidden_state=self.patches(pixel_values).flatten(2).transpose(1, 2))
+"""
+
+
+def test_code_of_strangers_runs_only_where_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    pytest.importorskip("transformers", reason="the extra huggingface is not installed")
+    from featprobe.backbones.core.hf_trunk import library
+
+    with library() as transformers:
+        monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    names = {"AutoConfig": "strange.StrangeConfig", "AutoModel": "strange.StrangeModel"}
+    config = {"model_type": "strange", "hidden_size": 8, "patch_size": 8, "image_size": 16, "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    processor = {"image_processor_type": "ViTImageProcessor", "size": 16}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    save_file(
+        {"patches.weight": torch.randn(8, 3, 8, 8), "patches.bias": torch.zeros(8)},
+        folder / "model.safetensors",
+    )
+    with pytest.raises(BackboneError, match=r"needs code that comes with it.*remote_code=True"):
+        backbones.load(f"hf:{folder}")
+    with pytest.raises(BackboneError, match=r"strange\.py is not in"):
+        backbones.load(f"hf:{folder}", remote_code=True)
+    (folder / "strange.py").write_text(CODE)
+    said: list[str] = []
+    backbone = backbones.load(f"hf:{folder}", remote_code=True, announce=said.append)
+    assert any("runs code that came with it" in line and "strange.py" in line for line in said)
+    with torch.no_grad():
+        assert backbone(torch.zeros(3, 3, 16, 16), ("pre_logits",))["pre_logits"].shape == (3, 8)
+    assert backbone.info.default_pooling == "pre_logits"
+    with pytest.raises(BackboneError, match="needs code"):
+        backbones.load(f"hf:{folder}")

@@ -111,7 +111,8 @@ class _NoDraws(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        return args[0] if func in _DRAWS else func(*args, **(kwargs or {}))
+        # Zeros, not what the memory held: a truncated normal draws again until its values are in range.
+        return args[0].zero_() if func in _DRAWS else func(*args, **(kwargs or {}))
 
 
 def _fill(model: Any, loaded: _Loaded) -> None:
