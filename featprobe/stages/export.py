@@ -27,7 +27,7 @@ def export(config: ExportConfig) -> Summary:
     the images of a case contradict each other, OutputError.
     """
     store = Cache(config.cache)
-    entries = chosen(store.current(), config.data, config.backbone)
+    entries = _without_canaries(chosen(store.current(), config.data, config.backbone))
     tables = [(entry, name) for entry in entries for name in _asked(entry, config)]
     if not tables:
         raise CacheError(
@@ -49,6 +49,11 @@ def export(config: ExportConfig) -> Summary:
         print(f"{len(table.samples)} {rows} x {entry.recipe.backbone} {name}{notes}  {target}")
     # An export computes no result: it is written anew each time.
     return Summary(paths=tuple(targets))
+
+
+def _without_canaries(entries: list[CacheEntry]) -> list[CacheEntry]:
+    """The files that somebody asked for; a study's canaries are exported only where there is nothing else."""
+    return [entry for entry in entries if not entry.environment.get("canary")] or entries
 
 
 def _asked(entry: CacheEntry, config: ExportConfig) -> list[str]:

@@ -68,6 +68,7 @@ class Job:
             "weights": self.run.weights,
             "preprocessing": self.named,
             "seed": self.seed,
+            "canary": self.run.canary,
         }
 
 

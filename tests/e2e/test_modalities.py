@@ -70,6 +70,7 @@ def test_each_modality_alone_stands_beside_the_fusion(quick_featprobe, shared, t
     assert done.returncode == 0, done.stderr
 
     rows = pd.read_csv(tmp_path / "results" / "study" / "results.csv", keep_default_na=False)
+    rows = rows[(rows.weights == "pretrained") & (rows["mode"] == "frozen")]
     mean = rows[(rows.fold == "mean") & (rows.metric == "balanced_accuracy")]
     kinds = ["pseudo-gradient", "pseudo-original", "pseudo-smooth"]
     together = "+".join(kinds)

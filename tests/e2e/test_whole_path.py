@@ -75,7 +75,7 @@ def test_a_study_runs_whole_and_a_second_run_computes_nothing(featprobe, study, 
 
     results = pd.read_csv(out / "results.csv")
     assert list(results.columns) == list(ESTIMATE_COLUMNS)
-    assert set(results["mode"]) == {"frozen", "full", "head"}
+    assert set(results["mode"]) == {"frozen", "full", "head", "shuffled labels"}
     assert set(results["fold"].astype(str)) == {"0", "1", "2", "3", "4", "mean"}
     assert results["value"].notna().all()
     inside = results.dropna(subset=["ci_low", "ci_high"])
@@ -91,7 +91,7 @@ def test_a_study_runs_whole_and_a_second_run_computes_nothing(featprobe, study, 
     scores = predictions[["y_score_benign", "y_score_malignant"]]
     np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-9)
     # Every image is judged once by every model, and frozen and fine-tuned models share the folds.
-    for _, model in predictions.groupby(["backbone", "mode", "probe"]):
+    for _, model in predictions.groupby(["backbone", "weights", "mode", "probe"]):
         assert sorted(model.id) == sorted(set(model.id))
         assert len(model) == 48
     folds = predictions.groupby("id")["fold"].nunique()

@@ -153,6 +153,7 @@ def _checkpoint(blueprint: Blueprint, request: LoadRequest) -> Checkpoint:
             offline=request.offline,
             announce=request.announce,
             weights_dir=request.weights_dir,
+            source=info.weights_source,
         )
         if file.part and blueprint.join is None:
             continue  # a configuration, read by the family itself

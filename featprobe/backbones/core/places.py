@@ -63,12 +63,13 @@ def locate(
     offline: bool,
     announce: Callable[[str], None],
     weights_dir: Path | None = None,
+    source: str = "",
 ) -> Located:
     """The file on this machine, downloaded only where it lies nowhere and downloads are allowed.
 
     Asked in this order: the weights folder (by name and part, SHA-256 proven), then for every place the
     installed package or the cache of its own library, then the network. `name`: the backbone's. `announce` is
-    told host and size before a download. `offline`, FEATPROBE_OFFLINE and HF_HUB_OFFLINE forbid downloads.
+    told host and size before a download. `source`: where the authors keep what featprobe can't fetch. `offline`, FEATPROBE_OFFLINE and HF_HUB_OFFLINE forbid downloads.
     Raises BackboneError where the file can't be had, or the weights folder's is not what its manifest says.
     """
     kept = _kept(file, name, weights_folder(weights_dir))
@@ -83,7 +84,7 @@ def locate(
     looked = _looked(file, weights_folder(weights_dir))
     remote = [place for place in file.places if place.kind != "package"]
     if not remote:
-        raise _nowhere(file, name, what, faults)
+        raise _nowhere(file, name, what, faults, source)
     if offline or hub.offline_wanted():
         hosts = " and ".join(dict.fromkeys(_host(place) for place in remote))
         raise _absent(name, what, f"offline was asked for, so {hosts} is not asked", looked, faults)
@@ -197,11 +198,11 @@ def _absent(name: str, what: str, reason: str, looked: list[str], faults: list[s
     )
 
 
-def _nowhere(file: WeightsFile, name: str, what: str, faults: list[str]) -> BackboneError:
+def _nowhere(file: WeightsFile, name: str, what: str, faults: list[str], source: str) -> BackboneError:
     if not file.places:
         return BackboneError(
             f"{what} has no pretrained weights that featprobe can fetch",
-            "its authors give no address that needs no form or password",
+            source or "its authors give no address that needs no form or password",
             f"give a file with --weights {name}=FILE, or type --weights random",
         )
     package = file.places[0].where
