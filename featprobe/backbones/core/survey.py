@@ -273,9 +273,10 @@ def _head_reads(
 ) -> tuple[int, set[str]] | None:
     """(D, tensors that the pooling reads beyond the trunk's); None for logits or patches that are no plain array."""
     optional = pooling in {"logits", DENSE}
+    head_key: str = getattr(model, "head_key", "")
     try:
         with _Reads(names) as reads:
-            if pooling == "logits" and getattr(model, "head_key", ""):
+            if pooling == "logits" and head_key:
                 embedding = embed(model, layout, images, [pooling])[pooling]
             else:
                 embedding = pool(model, layout, features, pooling, grid_of(model, images))
