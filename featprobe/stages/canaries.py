@@ -178,8 +178,10 @@ def _not_beaten(
             STATISTICS: f"the image-statistics baseline ({canary})",
         }[kind]
         tested = math.isfinite(pair["p_adjusted"])
+        # Behind it beyond chance is one thing; ahead, but not beyond chance, says only that more images are needed.
+        behind = tested and _sign(metric) * difference < 0 and pair["p_adjusted"] < LEVEL
         yield (
-            f"{system} {'does not beat' if tested else 'is not shown to beat'} {what}: {metric_label(metric)} "
+            f"{system} {'does not beat' if behind else 'is not shown to beat'} {what}: {metric_label(metric)} "
             f"{number(difference, places, '+')} {interval(low, high, places, '+')}, "
             + (
                 f"p adjusted for all pairs {p_words(pair['p_adjusted'])}."

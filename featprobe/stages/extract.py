@@ -79,6 +79,10 @@ def extract(config: ExtractConfig) -> Summary:
     """
     need_writable(config.cache)
     canonical_intensity(config.intensity)
+    if config.tta_keep and not config.tta:
+        raise ConfigError(
+            "--tta-keep without --tta", "there is one view alone", "type --tta hflip --tta-keep"
+        )
     runs = backbone_runs(config)
     for run in runs:
         backbones.resolve(run.backbone)
@@ -92,6 +96,8 @@ def extract(config: ExtractConfig) -> Summary:
     if any(backbone.preprocessing().depth for _, backbone in loaded):
         # The statistics are of flat images: a study of volumes has its random twins alone.
         loaded = [(run, backbone) for run, backbone in loaded if not _baseline(run)]
+        if config.canaries:
+            print("canaries: no image statistics of volumes; random twins alone")
     cache = Cache(config.cache)
     total = Summary()
     for source in sources:
@@ -100,6 +106,8 @@ def extract(config: ExtractConfig) -> Summary:
             for run, backbone in loaded
             for size in (dict.fromkeys(config.image_size) if not _baseline(run) else (None,)) or (None,)
         ]
+        # Two names of one backbone, or two files of one size, are one recipe and one cache file.
+        jobs = list({job.path: job for job in reversed(jobs)}.values())[::-1]
         done = _extract_source(cache, config, source, jobs, device)
         total = dataclasses.replace(
             total,

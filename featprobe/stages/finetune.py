@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from featprobe import backbones, splitting
 from featprobe.config import FinetuneConfig
-from featprobe.errors import DataError, LeakError
+from featprobe.errors import ConfigError, DataError, LeakError
 from featprobe.heads import HEADS_NUMERICS, Progress, TrainingRecipe
 from featprobe.imaging import Intensity, parse_intensity
-from featprobe.records import IntArray, Predictions, Preprocessing, Recipe, RunKey, Samples
+from featprobe.records import DENSE_POOLINGS, IntArray, Predictions, Preprocessing, Recipe, RunKey, Samples
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
     Question,
@@ -166,6 +166,13 @@ def _training(config: FinetuneConfig, mode: str) -> TrainingRecipe:
 
 
 def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[Unit]:
+    for name in poolings_of(config, run.backbone):
+        if name in DENSE_POOLINGS:
+            raise ConfigError(
+                f"--pooling {name} can't be fine-tuned",
+                "a linear head takes one row for each image, as --pooling mean or gap gives",
+                "leave it out",
+            )
     backbone = load_backbone(config, run, seed=config.seed)
     rule = resolved_rule(config, backbone, config.image_size)
     recipe = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")

@@ -35,15 +35,14 @@ def with_views(rule: Preprocessing, tta: Sequence[str], *, patch: int) -> Prepro
         if text in _VIEWS:
             views += _VIEWS[text]
         elif kind == _SCALE:
-            side = min(rule.image_size)
-            views.append(f"size:{_scaled(side, factor, patch)}")
+            views.append(f"size:{_scaled(min(rule.image_size), factor, patch)}")
         else:
             raise ConfigError(
                 f"unknown --tta {text!r}",
                 nearest(text, [*_VIEWS, "scale:0.75"]) or f"known: {', '.join(_VIEWS)}, scale:FACTOR",
                 "type --tta hflip",
             )
-    views = [view for view in dict.fromkeys(views) if view != f"size:{min(rule.image_size)}"]
+    views = list(dict.fromkeys(views))
     for view in views:
         rule.one(view)
     return dataclasses.replace(rule, views=tuple(views))
@@ -58,7 +57,14 @@ def _scaled(side: int, factor: str, patch: int) -> int:
         raise ConfigError(
             f"--tta scale:{factor} is no factor", "it must be a number from 0.1 to 4", "type --tta scale:1.25"
         )
-    return max(round(scale * side / patch), 1) * patch
+    scaled = max(round(scale * side / patch), 1) * patch
+    if scaled == side:
+        raise ConfigError(
+            f"--tta scale:{factor} is no view of its own",
+            f"{scale * side:g} pixels round to {side}, the plain size, in steps of {patch}",
+            f"type --tta scale:{(side + patch) / side:.4g}, or leave it out",
+        )
+    return scaled
 
 
 def described(rule: Preprocessing) -> str:

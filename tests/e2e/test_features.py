@@ -119,6 +119,19 @@ def test_a_pooling_may_be_for_one_backbone(extract) -> None:
     assert found == {NAME: ["cls"], "resnet18": ["gem"]}
 
 
+def test_two_names_of_one_backbone_are_one_file(extract) -> None:
+    _, files = extract("--backbone", "timm:resnet10t", "resnet10t", "--image-size", "32")
+    assert len(files) == 1
+
+
+def test_patches_are_not_fine_tuned(quick_featprobe, folder: Path, tmp_path: Path) -> None:
+    flags = ("--backbone", NAME, "--weights", "random", "--image-size", "32", "--pooling", "patches")
+    done = quick_featprobe("finetune", "--data", folder, *flags, "--folds", "2", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "can't be fine-tuned" in done.stderr
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -130,6 +143,8 @@ def test_a_pooling_may_be_for_one_backbone(extract) -> None:
         (("--image-size", "33"), ("33 x 33", "patches are 16 pixels wide", "--image-size 32")),
         (("--tta", "spin"), ("unknown --tta 'spin'", "five-crops")),
         (("--tta", "scale:big"), ("scale:big is no factor", "--tta scale:1.25")),
+        (("--tta-keep",), ("--tta-keep without --tta",)),
+        (("--tta", "scale:1.25"), ("no view of its own", "scale:1.5")),
         (("--tta", "hflip", "--pooling", "patches"), ("patches can't be averaged",)),
         (("--tta", "five-crops", "--fit", "squash"), ("crop:tl",)),
     ],

@@ -44,11 +44,18 @@ def test_a_wrong_pooling_is_named(value: str, words: str) -> None:
 
 def test_views_are_scaled_to_whole_patches_and_named_once() -> None:
     rule = backbones.preprocessing("dinov2_vits14")
-    seen = with_views(rule, ("hflip", "scale:0.75", "scale:1.0", "five-crops", "hflip"), patch=14)
+    seen = with_views(rule, ("hflip", "scale:0.75", "five-crops", "hflip"), patch=14)
     corners = ("crop:tl", "crop:tr", "crop:bl", "crop:br")
     assert seen.views == ("plain", "hflip", "size:168", *corners)
     assert seen.one("size:168").resize == 192
     assert "plain+hflip+size:168" in described(seen)
+
+
+def test_a_scale_that_rounds_to_the_plain_size_is_refused() -> None:
+    rule = backbones.preprocessing("vit_tiny_patch16_224", image_size=32)
+    with pytest.raises(ConfigError, match="no view of its own"):
+        with_views(rule, ("scale:1.25",), patch=16)
+    assert with_views(rule, ("scale:1.5",), patch=16).views == ("plain", "size:48")
 
 
 def test_authors_is_native_where_nothing_else_is_published() -> None:
