@@ -64,6 +64,15 @@ def item_type(hint: Any) -> tuple[type[Any], bool]:
     return hint, False
 
 
+def need_its_own(config: type[Any], key: str) -> None:
+    """ConfigError for an option of another stage that `config` says in its `refused` what it has none for."""
+    name = key.replace("_", "-")
+    why = getattr(config, "refused", {}).get(name)
+    if why:
+        stage = config.__name__.removesuffix("Config").lower()
+        raise ConfigError(f"{stage} has no --{name}", why, "leave it out, or type featprobe extract with it")
+
+
 def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
     """A configuration from TOML keys (hyphens or underscores) or Python arguments.
 
@@ -74,6 +83,7 @@ def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
+            need_its_own(config, key)
             names = [field.replace("_", "-") for field in known]
             raise ConfigError(
                 f"unknown key {key!r} in {where}",
@@ -103,8 +113,10 @@ def _one(key: str, value: Any, kind: type[Any], field: dataclasses.Field[Any], w
         bool: (bool,),
     }
     if not isinstance(value, accepted[kind]) or (kind is not bool and isinstance(value, bool)):
+        one = "one value, " if isinstance(value, (list, tuple)) else ""
         raise ConfigError(
-            f"{key!r} in {where} is {value!r}", f"it takes {'text' if kind in {str, Path} else kind.__name__}"
+            f"{key!r} in {where} is {value!r}",
+            f"it takes {one}{'text' if kind in {str, Path} else kind.__name__}",
         )
     choices = field.metadata["choices"]
     if choices and value not in choices:

@@ -93,13 +93,31 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"unknown section {unknown[0]!r} in {path}",
             nearest(unknown[0], STAGES) or f"known: study, {', '.join(STAGES)}",
         )
-    strange = [key for key in document.get("study", {}) if key not in ABOUT]
+    _need_about(document.get("study", {}), path)
+    return document
+
+
+def _need_about(about: Any, path: Path) -> None:
+    """ConfigError where `[study]` is no table, or has a key or a value that means nothing."""
+    where = f"[study] of {path}"
+    if not isinstance(about, dict):
+        raise ConfigError(
+            f"study in {path} is no table", "", "write [study] once, with title and about below it"
+        )
+    strange = [key for key in about if key not in ABOUT]
     if strange:
         raise ConfigError(
-            f"unknown key {strange[0]!r} in [study] of {path}",
+            f"unknown key {strange[0]!r} in {where}",
             nearest(strange[0], ABOUT) or f"known: {', '.join(ABOUT)}",
         )
-    return document
+    if not isinstance(about.get("canaries", True), bool):
+        raise ConfigError(
+            f"canaries = {about['canaries']!r} in {where}",
+            "it must be true or false, without quotes",
+            "write canaries = true, or leave it out",
+        )
+    if not isinstance(about.get("title", ""), str):
+        raise ConfigError(f"title = {about['title']!r} in {where}", "it must be text", 'write title = "..."')
 
 
 def _plan(document: Mapping[str, Any], path: Path, out: Path, cache: Path | None) -> list[tuple[str, Any]]:
@@ -111,7 +129,8 @@ def _plan(document: Mapping[str, Any], path: Path, out: Path, cache: Path | None
         "finetune": FinetuneConfig,
         "compare": CompareConfig,
     }
-    canaries = document.get("study", {}).get("canaries", True)
+    about = document.get("study", {})
+    canaries = about.get("canaries", True)
     plan = []
     for name in STAGES:
         sections = document.get(name, [])
@@ -121,6 +140,8 @@ def _plan(document: Mapping[str, Any], path: Path, out: Path, cache: Path | None
                 values.setdefault("canaries", canaries)
             if name == "compare":
                 values.setdefault("results", [str(out)])
+                if about.get("title"):
+                    values.setdefault("title", about["title"])
             if name == "export":
                 values["out"] = str(out / str(values.get("out", "embeddings")))
             elif name != "extract":

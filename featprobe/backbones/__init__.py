@@ -171,6 +171,19 @@ def account(name: str, weights: str, report: Callable[[str], None]) -> None:
 
 
 def _unknown(name: str, wanted: str) -> BackboneError:
+    prefixes = {family.prefix for family in _prefixed()}
+    if name.removesuffix(":") in prefixes:
+        return BackboneError(
+            f"{name!r} names no backbone",
+            f"it is the prefix of a family: {name.removesuffix(':')}:NAME is one of its models",
+            "see featprobe backbones ls",
+        )
+    if name.startswith((".", "/", "~")):
+        return BackboneError(
+            f"{name!r} is a path, no name of a backbone",
+            "a file of weights belongs to a backbone, a folder of a Hugging Face model is hf:FOLDER",
+            "type --backbone NAME --weights NAME=FILE, or see featprobe backbones ls",
+        )
     others = [f"{family.prefix}:{wanted}" for family in _prefixed() if family.accepts(wanted)]
     if others and wanted == name:
         return BackboneError(
@@ -179,9 +192,12 @@ def _unknown(name: str, wanted: str) -> BackboneError:
             f"type --backbone {others[0]}",
         )
     known = dict.fromkeys(name for _, family in BACKBONES.items() for name in family.candidates())
+    cases = {each.casefold(): each for each in known}
+    folded = cases.get(wanted.casefold())
     return BackboneError(
         f"unknown backbone {name!r}",
-        nearest(wanted, known) or "neither registered nor one of timm's models",
+        (f"did you mean {folded}?" if folded else nearest(wanted, known))
+        or "neither registered nor one of timm's models",
         "see featprobe backbones ls",
     )
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from featprobe.backbones.core.create import creator
 from featprobe.backbones.core.family import Curated
-from featprobe.backbones.core.info import BackboneInfo, LoadRequest
+from featprobe.backbones.core.info import PRETRAINED, RANDOM, BackboneInfo, LoadRequest
 from featprobe.backbones.core.rules import with_common
+from featprobe.errors import BackboneError
 from featprobe.records import Preprocessing
 from featprobe.registry import BACKBONES
 
@@ -45,6 +46,7 @@ class Canaries(Curated):
             licence="Apache-2.0 (part of featprobe)",
             citation="a baseline of this program, not a published model",
             weights_source="has no weights",
+            needs_weights=False,
             poolings=("pre_logits",),
             default_pooling="pre_logits",
             rules=with_common({"native": whole}),
@@ -57,9 +59,15 @@ class Canaries(Curated):
         )
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
-        """The baseline; whatever weights are asked for, it has none."""
+        """The baseline, which has no weights; BackboneError where a file of them is given."""
         from featprobe.backbones.core.assemble import Blueprint, assemble
 
+        if request.weights not in {PRETRAINED, RANDOM}:
+            raise BackboneError(
+                f"{name} can't be given the weights {request.weights}",
+                "it computes statistics of the image and has no weights",
+                "leave it out of --weights: a file is meant for one backbone as NAME=FILE",
+            )
         return assemble(Blueprint(info=self.describe(name), numerics=self.numerics, weightless=True), request)
 
 

@@ -20,6 +20,7 @@ from featprobe.backbones.core.info import (
     Place,
     WeightsFile,
 )
+from featprobe.backbones.core.places import unusable
 from featprobe.backbones.core.rules import HALF, crop, with_common
 from featprobe.errors import BackboneError, MissingExtraError
 from featprobe.registry import BACKBONES
@@ -139,6 +140,7 @@ class XRayVision(Curated):
             rules=with_common({"native": native, "authors": native}),
             notes=_notes(name, entry),
             files=(WeightsFile(places=(place,)),),
+            conversion=conversion(name) if entry.architecture == "densenet121" else "",
         )
 
     def build(self, name: str, request: LoadRequest) -> Backbone:
@@ -155,6 +157,8 @@ class XRayVision(Curated):
                     f"where its source is trusted, type once: {conversion(name)}, and then --weights {where}"
                 )
                 raise BackboneError(error.wrong, error.known, step) from error
+            if error.wrong.endswith("are not on this machine") and self.info(name).conversion:
+                raise unusable(self.info(name), error.wrong) from error
             raise
 
 

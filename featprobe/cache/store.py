@@ -220,17 +220,22 @@ class Cache:
             raise
 
     def refresh(
-        self, path: Path, samples: Samples, environment_changes: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        samples: Samples,
+        environment_changes: Mapping[str, Any] | None = None,
+        *,
+        weights_label: str | None = None,
     ) -> bool:
         """Take over labels, groups, splits, cases, ids, paths and columns of the data set's full list `samples`.
 
         True if any differed. The file is then replaced by a whole new one; no embedding is computed or changed.
-        It counts as used now. Raises CacheError where the images are not the file's, OutputError on a full disk.
+        `weights_label`: what the weights are called now (None: as before), which is no part of the recipe. It counts as used now. Raises CacheError where the images are not the file's, OutputError on a full disk.
         """
         with ExitStack() as stack:
             if path not in self._held:
                 stack.enter_context(self.lock(path))
-            return refresh(path, samples, environment_changes or {})
+            return refresh(path, samples, environment_changes or {}, weights_label)
 
     def donors(self, dataset: str, recipe: Recipe, poolings: Collection[str] = ()) -> list[Path]:
         """Finished files of the same recipe but for the images that hold `poolings`, last used first."""

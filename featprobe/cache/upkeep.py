@@ -32,22 +32,30 @@ class Waste(NamedTuple):
     why: str
 
 
-def refresh(path: Path, samples: Samples, environment_changes: Mapping[str, Any]) -> bool:
+def refresh(
+    path: Path, samples: Samples, environment_changes: Mapping[str, Any], weights_label: str | None = None
+) -> bool:
     """See `Cache.refresh`; the caller holds the lock."""
     with opened(path) as file:
         old = read_metadata(file, path)
         new = _refreshed(old, samples, environment_changes, path)
+        if weights_label is not None:
+            new = dataclasses.replace(
+                new, header=dataclasses.replace(new.header, weights_label=weights_label)
+            )
         changed = dataclasses.replace(new, header=old.header).sha256() != old.sha256()
-        same_place = canonical_json(dict(new.header.environment)) == canonical_json(
-            dict(old.header.environment)
-        )
-        if not changed and same_place:
+        if not changed and _about(new) == _about(old):
             mark_seen(path)
             return False
         need_seal(path)  # or damage would be copied under a new seal
         temporary = write_whole(path, new, partial(copy_embeddings, file), packed_size(new, dims_of(file)))
     put_in_place(temporary, path)
     return changed
+
+
+def _about(metadata: Metadata) -> str:
+    """What the header says of the place and of the weights' name, neither of them in the recipe."""
+    return canonical_json([metadata.header.weights_label, dict(metadata.header.environment)])
 
 
 def _refreshed(

@@ -153,21 +153,26 @@ def pixels_of(image: Image.Image) -> Pixels:
 
 def interpolation_of(rule: Preprocessing) -> InterpolationMode:
     """What torchvision calls the interpolation. ConfigError for a preprocessing that can't be done on 8-bit images."""
-    if rule.interpolation not in INTERPOLATIONS:
-        hint = nearest(rule.interpolation, INTERPOLATIONS) or f"known: {', '.join(sorted(INTERPOLATIONS))}"
-        raise ConfigError(f"unknown interpolation {rule.interpolation!r}", hint, "use one of these")
+    check_resize(rule, tuple(INTERPOLATIONS), what="images")
+    return INTERPOLATIONS[rule.interpolation]
+
+
+def check_resize(rule: Preprocessing, interpolations: Sequence[str], *, what: str) -> None:
+    """ConfigError for an interpolation that is none of those of `what`, images or volumes, or an unknown fit."""
+    if rule.interpolation not in interpolations:
+        hint = nearest(rule.interpolation, interpolations) or f"known: {', '.join(sorted(interpolations))}"
+        raise ConfigError(f"unknown interpolation {rule.interpolation!r} of {what}", hint, "use one of these")
     if rule.fit not in FITS or (rule.fit == "crop" and rule.resize is None):
         raise ConfigError(
-            f"unknown fit {rule.fit!r}"
+            f"unknown fit {rule.fit!r} of {what}"
             if rule.fit not in FITS
             else "the fit 'crop' has no size to resize to",
             f"fits are {', '.join(FITS)}",
-            "type --fit crop",
+            "type --fit squash",
         )
     if not rule.antialias:
         raise ConfigError(
             "a preprocessing without antialiasing can't be done",
-            "images are resized by Pillow, which always antialiases",
+            f"{what} are resized with antialiasing",
             "use antialias = true",
         )
-    return INTERPOLATIONS[rule.interpolation]

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from featprobe.errors import ConfigError, nearest
+from featprobe.errors import ConfigError
 from featprobe.imaging import AUTO, Print, Raster, parse_intensity, print_of_volume
-from featprobe.loading.inputs import Pixels, resize_rule
-from featprobe.records import FITS, Preprocessing
+from featprobe.loading.inputs import Pixels, check_resize, resize_rule
+from featprobe.records import Preprocessing
 from featprobe.records.views import CORNERS
 
 INTERPOLATIONS: Final = ("trilinear",)
@@ -37,28 +37,12 @@ Sides = tuple[int, int, int]
 
 def check_volume_rule(rule: Preprocessing) -> None:
     """ConfigError for a 3-D preprocessing that can't be done."""
-    if rule.interpolation not in INTERPOLATIONS:
-        hint = nearest(rule.interpolation, INTERPOLATIONS) or f"known: {', '.join(INTERPOLATIONS)}"
-        raise ConfigError(f"unknown interpolation {rule.interpolation!r} of volumes", hint, "use this one")
-    if rule.fit not in FITS or (rule.fit == "crop" and rule.resize is None):
-        raise ConfigError(
-            f"a volume can't be fitted by {rule.fit!r}"
-            if rule.fit not in FITS
-            else "the fit 'crop' has no size to resize to",
-            f"fits are {', '.join(FITS)}",
-            "type --fit squash",
-        )
+    check_resize(rule, INTERPOLATIONS, what="volumes")
     if rule.fit == "crop" and (rule.resize or 0) < min(rule.image_size):
         raise ConfigError(
             f"the fit 'crop' resizes to {rule.resize} for an input of {rule.label}",
             "it must be at least as large",
             "type --fit squash",
-        )
-    if not rule.antialias:
-        raise ConfigError(
-            "a preprocessing without antialiasing can't be done",
-            "volumes are resized with antialiasing",
-            "use antialias = true",
         )
 
 

@@ -6,10 +6,19 @@ its predictions.
 
 from __future__ import annotations
 
+from featprobe.report.canaries import STAND_INS
 from featprobe.report.console import console_table
 from featprobe.report.leaks import write_leaks_page
 from featprobe.report.page import write_report
 from featprobe.report.panels import headline, title_of
 from featprobe.report.wording import digits
 
-__all__ = ["console_table", "digits", "headline", "title_of", "write_leaks_page", "write_report"]
+__all__ = [
+    "STAND_INS",
+    "console_table",
+    "digits",
+    "headline",
+    "title_of",
+    "write_leaks_page",
+    "write_report",
+]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from featprobe.report.panels import Cell, Panel
 from featprobe.report.tables import Entry, Table, better_arrow
-from featprobe.report.wording import in_sentence
+from featprobe.report.wording import in_sentence, known_metric, metric_label
 
 CONTROLS: Final[Mapping[str, str]] = {
     "Random weights": "the same architecture untrained",
     "Image statistics": "size, mean and histogram of the image, no network",
     "Shuffled labels": "a probe on the same embeddings, fitted on labels permuted among the training groups; it should "
-    "find nothing, though one such interval in 40 lies above chance by luck",
+    "find nothing, though one such interval in 40 lies above chance by luck, so a warning first widens it for the one "
+    "draw of labels and for the number of such probes",
     "Chance": "what a model that knows nothing scores",
 }
 """What may stand beside a backbone, in this order, and what it is."""
+
+STAND_INS: Final[Mapping[str, str]] = {"mae": "r2", "ordinal_mae": "quadratic_kappa"}
+"""Metrics without a known chance level -> the one of the same predictions whose chance level is 0."""
 
 
 def canaries_table(panel: Panel) -> Table | None:
@@ -37,8 +41,21 @@ def canaries_table(panel: Panel) -> Table | None:
         for system in systems
     )
     caption = f"{panel.title}: canaries, in {in_sentence(panel.main)}"
-    note = " ".join(f"{name}: {CONTROLS[name]}." for name in controls)
+    note = " ".join([*(f"{name}: {CONTROLS[name]}." for name in controls), *_without_chance(panel, controls)])
     return Table(caption, ("System", better_arrow(panel.main), *controls), table, note)
+
+
+def _without_chance(panel: Panel, controls: Sequence[str]) -> list[str]:
+    """The sentence that stands for the missing column, and says what shuffled labels are held against."""
+    if "Chance" in controls:
+        return []
+    known = STAND_INS.get(known_metric(panel.main), "")
+    instead = (
+        f"; shuffled labels are held against 0, the chance level of {metric_label(known)}" if known else ""
+    )
+    held = "Shuffled labels" in controls and known in panel.metrics
+    nobody = "; whether shuffled labels find anything is not judged" if "Shuffled labels" in controls else ""
+    return [f"No chance level exists for {in_sentence(panel.main)}{instead if held else nobody}."]
 
 
 def _own(panel: Panel, system: str) -> Entry:

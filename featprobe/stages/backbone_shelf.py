@@ -107,6 +107,11 @@ def _whereabouts(info: BackboneInfo, weights_dir: Path | None) -> Iterator[tuple
                 file, name=info.name, offline=True, announce=lambda _: None, weights_dir=weights_dir
             )
         except BackboneError:
-            yield part, "not on this machine; type featprobe backbones fetch to get it"
+            fetched = (
+                "see the note on converting it"
+                if info.conversion
+                else "type featprobe backbones fetch to get it"
+            )
+            yield part, f"not on this machine; {fetched}"
             continue
         yield part, f"{found.path}  SHA-256 {found.sha256}"

@@ -145,7 +145,17 @@ def warnings(estimates: pd.DataFrame, comparisons: pd.DataFrame, metric: str, cl
         if kind != LABELS
         for words in _not_beaten(system, kind, canary, comparisons, metric, places)
     ]
-    return [*_leaks(rows, metric, chance(metric, classes), places), *beaten]
+    return [*_leaks(*_judging(estimates, metric, classes)), *beaten]
+
+
+def _judging(estimates: pd.DataFrame, metric: str, classes: int) -> tuple[pd.DataFrame, str, float]:
+    """The rows, metric and chance level by which shuffled labels are judged.
+
+    Of an error in the target's own unit nobody knows what guessing costs; R² of the same predictions is 0 then.
+    """
+    other = report.STAND_INS.get(metric, metric)
+    judged = metric if math.isfinite(chance(metric, classes)) else other
+    return _headline(estimates, judged), judged, chance(judged, classes)
 
 
 def _headline(estimates: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -191,11 +201,12 @@ def _not_beaten(
         )
 
 
-def _leaks(rows: pd.DataFrame, metric: str, level: float, places: int) -> Iterator[str]:
+def _leaks(rows: pd.DataFrame, metric: str, level: float) -> Iterator[str]:
     """A sentence for each shuffled score whose interval, widened for the draw and for their number, is above chance."""
     shuffled = rows[rows["mode"] == SHUFFLED]
     if shuffled.empty or not math.isfinite(level):
         return
+    places = report.digits(metric, rows["value"])
     factor = _SHUFFLE_SPREAD * _quantile(1 - 0.025 / len(shuffled)) / _quantile(0.975)
     for row in shuffled.to_dict("records"):
         below = row["value"] - factor * (row["value"] - row["ci_low"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from featprobe import backbones, datasets
 from featprobe.backbones.canaries import IMAGE_STATS
+from featprobe.backbones.core.rules import rule_name
 from featprobe.cache import Cache, CacheEntry, Writer
 from featprobe.config import ExtractConfig
 from featprobe.errors import ConfigError
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One data set under one recipe: what is to lie in the cache; `named`: the preprocessing rule by its name."""
+    """One data set under one recipe: what is to lie in the cache.
+
+    `named`: the preprocessing rule by its name; `asked`: the name it was asked for by.
+    """
 
     source: Source
     run: BackboneRun
@@ -54,6 +58,12 @@ class Job:
     path: Path
     seed: int
     named: str
+    asked: str
+
+    @property
+    def rule_words(self) -> str:
+        """The rule as a reader asked for it, and which one that is."""
+        return self.named if self.asked == self.named else f"{self.asked} (= {self.named})"
 
     @property
     def views(self) -> dict[str, Preprocessing]:
@@ -66,6 +76,7 @@ class Job:
         return {
             "source": {"spec": self.source.spec, "options": self.source.options},
             "weights": self.run.weights,
+            "weights_origin": self.backbone.weights_origin,
             "preprocessing": self.named,
             "seed": self.seed,
             "canary": self.run.canary,
@@ -191,8 +202,9 @@ def _job(
     apart = rule.views if config.tta_keep and len(rule.views) > 1 else ()
     stored = (*keys, *(stored_key(key, view) for view in apart for key in keys))
     path = cache.path(source.name, recipe)
-    named = "native" if _baseline(run) else config.preprocessing or backbone.info.default_rule
-    return Job(source, run, backbone, rule, recipe, stored, path, config.seed, named)
+    asked = "native" if _baseline(run) else config.preprocessing or backbone.info.default_rule
+    named = rule_name(backbone.info, asked)
+    return Job(source, run, backbone, rule, recipe, stored, path, config.seed, named, asked)
 
 
 def _augmented(
@@ -260,9 +272,17 @@ def _refresh(cache: Cache, job: Job, entry: CacheEntry, device: torch.device) ->
     now = versions(numeric_packages(job.recipe.architecture))
     if any(recorded.get(package) != now[package] for package in now):
         passes.recheck_versions(cache, job, device, recorded, now)
-    changed = cache.refresh(job.path, job.source.samples, {"versions": versions(), **job.whereabouts})
+    # Equal weights under another name are one recipe: the file is called what it is asked for as now.
+    label = job.backbone.weights_label
+    changed = cache.refresh(
+        job.path,
+        job.source.samples,
+        {"versions": versions(), **job.whereabouts},
+        weights_label=label,
+    )
+    renamed = f", weights called {entry.weights_label} before" if entry.weights_label != label else ""
     print(
-        f"{job.source.name} · {job.run.backbone} ({entry.weights_label}): cached{', labels refreshed' if changed else ''}  {job.path}"
+        f"{job.source.name} · {job.run.backbone} ({label}): cached{', labels refreshed' if changed else ''}{renamed}  {job.path}"
     )
 
 

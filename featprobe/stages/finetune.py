@@ -28,7 +28,7 @@ from featprobe.stages.evaluation import (
     with_fold,
 )
 from featprobe.stages.extract import load_backbone, recipe_for
-from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, pick_device
+from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, offline, pick_device
 from featprobe.stages.rules import resolved_rule
 from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources, poolings_of
 from featprobe.stages.summary import Summary
@@ -78,6 +78,7 @@ def finetune(config: FinetuneConfig) -> Summary:
     runs = backbone_runs(config)
     for run in runs:
         backbones.resolve(run.backbone)
+        _need_flat(config, run)
     sources = open_sources(config, config.workers)
     for source in sources:
         _need_classes(source)
@@ -114,6 +115,25 @@ def _refuse_early(source: Source, config: FinetuneConfig) -> None:
     except LeakError as error:
         more = "equal pixels and near copies are looked for after decoding, see featprobe inspect"
         raise LeakError(error.wrong, f"{error.known}; {more}", error.next_step) from None
+
+
+def _need_flat(config: FinetuneConfig, run: BackboneRun) -> None:
+    """ConfigError for volumes, which are learnt from frozen backbones alone."""
+    backbones.learn(run.backbone, offline=offline(config.offline), weights_dir=config.weights_dir)
+    info = backbones.describe(run.backbone)
+    what = (
+        "--slices volume"
+        if config.slices == "volume"
+        else f"{run.backbone} takes volumes"
+        if info.rules[info.default_rule].depth is not None
+        else ""
+    )
+    if what:
+        raise ConfigError(
+            f"{what}: fine-tuning does not learn from volumes",
+            "it trains on flat images alone so far",
+            "type featprobe extract and featprobe probe, which learn from the frozen backbone",
+        )
 
 
 def _need_classes(source: Source) -> None:
@@ -175,6 +195,8 @@ def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[U
             )
     backbone = load_backbone(config, run, seed=config.seed)
     rule = resolved_rule(config, backbone, config.image_size)
+    # Positions are fitted to the size before the optimiser is given them.
+    backbone.set_image_size(rule.image_size)
     recipe = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")
     units = []
     for mode in config.mode:
@@ -214,13 +236,28 @@ def _train(
     checkpoints = config.out / "checkpoints" / unit.hash[:12]
     predictions, fitted = [], []
     for fold in subject.question.plan.folds:
-        scores, head = _train_fold(config, subject, unit, fold, device, checkpoints / f"fold-{fold.name}")
+        place = checkpoints / f"fold-{fold.name}"
+        try:
+            scores, head = _train_fold(config, subject, unit, fold, device, place)
+        except BaseException:
+            _leave_nothing_empty(place, config.out)
+            raise
         samples = subject.question.samples.take(fold.test)
         predictions.append(
             Predictions(with_fold(unit.key, fold.name), samples, scores, len(fold.train) + len(fold.val))
         )
         fitted.append(head)
     folder.add(unit.hash, predictions, judged(predictions, config), _info(subject, unit, fitted, device))
+
+
+def _leave_nothing_empty(folder: Path, root: Path) -> None:
+    """Remove `folder`, where it holds nothing, and what is empty then above it, up to and without `root`."""
+    while folder != root:
+        if folder.is_dir():
+            if any(folder.iterdir()):
+                return
+            folder.rmdir()
+        folder = folder.parent
 
 
 def _train_fold(

@@ -82,7 +82,7 @@ def _announce(group: Sequence[tuple[Job, Writer]], start: int, total: int) -> No
     for job, writer in group:
         resumed = f", going on at image {start} of {total}" if start else ""
         print(
-            f"{job.source.name} · {job.run.backbone} ({job.backbone.weights_label}): {job.named}: {described(job.rule)}; "
+            f"{job.source.name} · {job.run.backbone} ({job.backbone.weights_label}): {job.rule_words}: {described(job.rule)}; "
             f"{', '.join(writer.poolings)}; {job.recipe.precision}{resumed}"
         )
 

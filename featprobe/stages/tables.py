@@ -70,7 +70,7 @@ def materials(cache: Cache, config: ProbeConfig) -> list[Material]:
         )
     if not config.train_on:
         entries = _selected(cache, config, config.data)
-        return [_single(cache, config, name, entries) for name in _names(entries)]
+        return [_single(cache, config, name, entries) for name in _fittable(config, entries)]
     if config.data:
         raise ConfigError(
             "--data can't be used with --train-on", "the data sets are named there", "leave --data out"
@@ -96,6 +96,21 @@ def materials(cache: Cache, config: ProbeConfig) -> list[Material]:
 
 def _names(entries: Sequence[CacheEntry]) -> list[str]:
     return list(dict.fromkeys(entry.dataset for entry in entries))
+
+
+def _fittable(config: ProbeConfig, entries: Sequence[CacheEntry]) -> list[str]:
+    """The data sets with an embedding that a probe can be fitted on; of the others it is said that they have none."""
+    found = []
+    for name in _names(entries):
+        own = [entry for entry in entries if entry.dataset == name]
+        if any(_poolings(entry, config) for entry in own):
+            found.append(name)
+            continue
+        keys = sorted({key for entry in own for key in entry.poolings})
+        print(
+            f"{name}: WARNING: left out, it has no embedding that a probe can be fitted on: {', '.join(keys)}"
+        )
+    return found
 
 
 def _selected(cache: Cache, config: ProbeConfig, data: Sequence[str]) -> list[CacheEntry]:
@@ -182,10 +197,7 @@ def _transfer(
         raise ConfigError(f"--train-on and --test-on are both {train!r}", "", "name two data sets")
     sides = {name: [entry for entry in entries if entry.dataset == name] for name in (train, test)}
     pairs = [
-        (a, b)
-        for a in sides[train]
-        for b in sides[test]
-        if a.recipe.images_free == b.recipe.images_free and a.weights_label == b.weights_label
+        (a, b) for a in sides[train] for b in sides[test] if a.recipe.images_free == b.recipe.images_free
     ]
     tables = tuple(
         Table((a, b), pooling) for a, b in pairs for pooling in _poolings(a, config) if pooling in b.poolings

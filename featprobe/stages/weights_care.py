@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from featprobe import backbones
 from featprobe.backbones import BackboneInfo
 from featprobe.backbones.core import archive as archives
 from featprobe.backbones.core import bundle as shelves
-from featprobe.backbones.core.places import NO_PLACE, VARIABLE, Located, locate, weights_folder
+from featprobe.backbones.core.places import NO_PLACE, OWN, VARIABLE, Located, locate, unusable, weights_folder
 from featprobe.errors import ConfigError
 
 OK, FAILED = 0, 1
@@ -56,11 +57,14 @@ def bundle(
     own = _own_files(weights)
     folder = weights_folder(weights_dir)
     if folder and not names and not own:
+        print(f"no NAME was given: all that {folder} holds is bundled")
         size = archives.pack(folder, to)
     else:
         part = to.with_name(f".{to.name}.{os.getpid()}.folder")
         try:
             wanted = [*names, *own] or [_DEFAULT]
+            if not names and not own:
+                print(f"no NAME was given: the built-in default {_DEFAULT} is bundled")
             _collect(wanted, own, part, offline=offline, weights_dir=weights_dir)
             size = archives.pack(part, to)
         finally:
@@ -116,6 +120,14 @@ def _collect(
     infos = {info.name: info for info in map(backbones.describe, names)}
     files = {backbones.describe(name).name: path for name, path in own.items()}
     for info in infos.values():
+        if not info.needs_weights:
+            raise ConfigError(
+                f"{info.name} needs no weights",
+                "it is computed from the images alone",
+                f"leave {info.name} out",
+            )
+    shelves.need_folder(to)
+    for info in infos.values():
         _show_terms(info)
     for name, path in files.items():
         # Behind the firewall is too late to learn that a file is another architecture's.
@@ -132,14 +144,31 @@ def _collect(
 def _located(
     info: BackboneInfo, own: Path | None, *, offline: bool, weights_dir: Path | None
 ) -> list[Located]:
+    if info.conversion and own is None and not _kept(info, weights_dir):
+        raise unusable(info, f"the published weights of {info.name} are not brought")
     found: list[Located] = []
     for file in info.files or (NO_PLACE,):
         if own is not None and not file.part:
-            origin = f"file: {own.name}"
+            origin = f"{OWN}{own.name}"
             found.append(Located(path=own, place=origin, origin=origin))
             continue
-        found.append(locate(file, name=info.name, offline=offline, announce=print, weights_dir=weights_dir))
+        found.append(
+            locate(
+                # What would be refused when it is used is not brought either; a weights folder may hold it converted.
+                dataclasses.replace(file, places=()) if info.conversion else file,
+                name=info.name,
+                offline=offline,
+                announce=print,
+                weights_dir=weights_dir,
+                source=info.weights_source,
+            )
+        )
     return found
+
+
+def _kept(info: BackboneInfo, weights_dir: Path | None) -> bool:
+    folder = weights_folder(weights_dir)
+    return folder is not None and info.name in shelves.read(folder)
 
 
 def _show_terms(info: BackboneInfo) -> None:

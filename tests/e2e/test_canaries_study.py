@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from featprobe.study import _plan, _read
+
 STUDY = """
 [study]
-title = "Canaries"
 {switch}
 
 [[extract]]
@@ -94,5 +95,12 @@ def test_a_switch_that_is_no_switch_is_refused(
     monkeypatch.chdir(tmp_path)
     done = quick_featprobe("run", study('canaries = "yes"'), "--out", "out", "--cache", "cache")
     assert done.returncode == 2
-    assert "canaries" in done.stderr
+    assert "canaries = 'yes' in [study] of " in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_report_is_headed_as_the_study_is_titled(study) -> None:
+    for switch, title in (("", "Which backbone?"), ('title = "Chests"', "Chests")):
+        path = study(switch)
+        plan = _plan(_read(path), path, Path("out"), None)
+        assert [config.title for name, config in plan if name == "compare"] == [title]

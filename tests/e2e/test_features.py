@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -159,3 +160,27 @@ def test_what_can_not_be_is_said_in_one_line(
     assert done.stderr.count("\n") == 1
     assert all(word in done.stderr for word in words), done.stderr
     assert not list((tmp_path / "cache").rglob("*.h5*"))
+
+
+def test_a_cached_file_is_called_what_its_weights_are_called_now(
+    quick_featprobe, folder: Path, tmp_path: Path
+) -> None:
+    torch.save(backbones.load("resnet10t", weights="random").model.state_dict(), tmp_path / "mine.pth")
+    flags = ("--data", str(folder), "--backbone", "resnet10t", "--image-size", "32", "--cache", "cache")
+    for weights, label in ((tmp_path / "mine.pth", "mine"), ("random", "random")):
+        done = quick_featprobe("extract", *flags, "--weights", str(weights))
+        (file,) = (tmp_path / "cache").rglob("*.h5")
+        assert f"resnet10t ({label})" in done.stdout
+        with h5py.File(file) as cached:
+            assert cached.attrs["weights_label"] == label
+    assert "weights called mine before" in done.stdout
+
+
+def test_authors_is_called_native_where_it_is_and_shares_the_file(extract) -> None:
+    flags = ("--backbone", "resnet10t", "--image-size", "32")
+    done, (file,) = extract(*flags, "--preprocessing", "authors")
+    assert "resnet10t (random): authors (= native): " in done.stdout
+    with h5py.File(file) as cached:
+        assert json.loads(cached.attrs["environment"])["preprocessing"] == "native"
+    done, files = extract(*flags, "--preprocessing", "native")
+    assert (files, "1 there already" in done.stdout) == ([file], True)

@@ -153,7 +153,7 @@ def test_the_file_of_another_name_is_not_used(weights: Path, tmp_path: Path) -> 
     assert located(NAME, weights) == weights_file(weights)
 
 
-def test_a_file_of_ones_own_stands_for_pretrained_where_the_bundle_goes(tmp_path: Path) -> None:
+def test_a_file_of_ones_own_stands_for_pretrained_under_its_own_name(tmp_path: Path) -> None:
     import torch
 
     source = backbones.load("resnet18", weights="random", seed=3)
@@ -163,7 +163,11 @@ def test_a_file_of_ones_own_stands_for_pretrained_where_the_bundle_goes(tmp_path
     )
     weights_care.unbundle(archive=tmp_path / "w.tar", to=tmp_path / "w")
     read = backbones.load("resnet18", offline=True, weights_dir=tmp_path / "w")
-    assert (read.weights_sha256, read.weights_label) == (source.weights_sha256, "pretrained")
+    assert (read.weights_sha256, read.weights_label) == (source.weights_sha256, "mine")
+    assert read.weights_origin == "mine.pth"
+    assert any("mine.pth" in note for note in read.notes)
+    theirs = backbones.load(NAME, offline=True, weights_dir=tmp_path / "w")
+    assert (theirs.weights_label, theirs.weights_origin) == ("pretrained", "")
     assert located(NAME, tmp_path / "w").parent == tmp_path / "w" / NAME / "main"
 
 
@@ -174,6 +178,8 @@ def test_bundle_without_a_name(weights: Path, tmp_path: Path, capsys: pytest.Cap
     with tarfile.open(tmp_path / "default.tar") as tar:
         assert tar.getnames()[:2] == ["manifest.json", "LICENCES.txt"]
     printed = capsys.readouterr().out
+    assert f"no NAME was given: the built-in default {NAME} is bundled" in printed
+    assert f"no NAME was given: all that {weights} holds is bundled" in printed
     assert printed.index("licence Apache-2.0") < printed.index("SHA-256")
     assert weights_care.verify(weights_dir=weights) == 0
 

@@ -150,6 +150,6 @@ def test_a_file_with_another_grid_is_refused_not_resampled(
         # With names that need converting, timm's converter runs, and would resample the positions.
         tensors |= {"mask_token": torch.zeros(1, 384)}
     save_file(tensors, tmp_path / "small.safetensors")
-    with pytest.raises(BackboneError, match="1 have another shape") as raised:
+    with pytest.raises(BackboneError, match="1 has another shape") as raised:
         backbones.load("dinov2_vits14", weights=str(tmp_path / "small.safetensors"))
     assert "pos_embed 1x5x384 for 1x1370x384" in str(raised.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +178,48 @@ def test_pooled_is_one_pooling_of_the_backbone() -> None:
     pooled = backbones.Pooled(network, "gap")
     assert pooled.dim == 512
     assert torch.equal(pooled(images), network(images, ["gap"])["gap"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("DINOV2_VITS14", "did you mean dinov2_vits14?"),
+        ("ResNet50", "did you mean resnet50?"),
+        ("timm:", "'timm:' names no backbone; it is the prefix of a family: timm:NAME"),
+        ("hf", "'hf' names no backbone; it is the prefix of a family: hf:NAME"),
+        ("../../etc/passwd", "is a path, no name of a backbone"),
+    ],
+)
+def test_a_name_that_is_none_is_told_what_it_is(name: str, said: str) -> None:
+    with pytest.raises(BackboneError) as raised:
+        backbones.describe(name)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "said"),
+    [
+        (
+            "resnet18",
+            "cls",
+            "resnet18 has no pooling 'cls'; it has gap, mean, gem, pre_logits, patches, logits",
+        ),
+        ("resnet18", "cls", "--pooling resnet18=gap beside other backbones"),
+        ("resnet18", "last4/gap", "resnet18: there is no layer 'last4'; it has no transformer blocks"),
+        ("resnet18", "last4/gap", "type --layer layer4, in a call of its own where other backbones"),
+        ("vit_tiny_patch16_224", "last4/logits", "the layer 'last4' has no pooling 'logits'"),
+        ("vit_tiny_patch16_224", "last0/cls", "there is no layer 'last0'; lastN is the last N blocks"),
+    ],
+)
+def test_a_key_that_a_backbone_lacks_names_the_backbone(name: str, key: str, said: str) -> None:
+    with pytest.raises(BackboneError) as raised:
+        backbones.load(name, weights="random").canonical(key)
+    assert said in str(raised.value)
+    assert str(raised.value).startswith(name)
+
+
+def test_image_statistics_take_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(
+        BackboneError, match=r"image_stats can't be given the weights .*mine\.pth; it computes"
+    ):
+        backbones.load("image_stats", weights=str(tmp_path / "mine.pth"))

@@ -126,7 +126,7 @@ def test_one_missing_tensor_on_the_path_is_refused(
     del tensors[name]
     save_file(tensors, tmp_path / "holed.safetensors")
     text = refused(tmp_path / "holed.safetensors")
-    assert f"99 of the 100 tensors that gap needs fit, 1 are missing ({name})" in text
+    assert f"99 of the 100 tensors that gap needs fit, 1 is missing ({name})" in text
 
 
 def test_another_shape_or_architecture_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:

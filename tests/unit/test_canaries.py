@@ -161,6 +161,14 @@ class TestWarnings:
         assert bool(found) is leaks
         assert all("shuffled scores above chance" in words and "leaks" in words for words in found)
 
+    def test_an_error_without_a_chance_level_is_judged_by_r2(self):
+        errors, pairs = frames({"given": 3.0, "shuffled": 4.0}, metric="mae")
+        for value, leaks in ((0.2, True), (0.02, False), (-0.1, False)):
+            explained, _ = frames({"given": 0.6, "shuffled": value}, metric="r2")
+            found = canaries.warnings(pd.concat([errors, explained], ignore_index=True), pairs, "mae")
+            assert len(found) == leaks
+            assert all("R² 0.200 [0.150, 0.250], chance 0.000" in words for words in found)
+
     def test_many_shuffled_probes_do_not_cry_wolf(self):
         estimates, pairs = frames({"shuffled": 0.568})
         assert len(canaries.warnings(estimates, pairs, "balanced_accuracy", 2)) == 1
@@ -232,6 +240,7 @@ def test_a_comparison_leaves_shuffled_labels_out_and_shows_them(tmp_path, capsys
     assert "beat" not in said
     assert page.index("<h3>Warnings</h3>") < page.index('class="finding"') < page.index("<h3>Canaries</h3>")
     assert "C lies at its bound" not in page
+    assert "image_<wbr>stats" in page, "long names break, so that the verdict beside them is seen"
     table = (tmp_path / "tables" / "d-canaries.md").read_text()
     (row,) = [line for line in table.splitlines() if line.startswith("| resnet18 · frozen logistic")]
     assert row.count("|") == 7
@@ -300,3 +309,26 @@ class TestAilments:
         assert len(ailments(runs)) == said
         runs[1]["units"]["b"]["signature"] = runs[1]["units"]["c"]["signature"] = health.signature(X + 1)
         assert ailments(runs) == []
+
+
+def test_a_report_says_that_an_error_has_no_chance_level(tmp_path):
+    store = ResultsFolder(tmp_path)
+    rng = np.random.default_rng(0)
+    samples = Samples.build(
+        path=[f"{n}" for n in range(100)],
+        label=rng.normal(size=100).tolist(),
+        label_names=("age",),
+        task="continuous",
+    )
+    for name in ("given", "shuffled"):
+        noise = rng.normal(size=(100, 1))
+        scores = samples.label[:, None] + noise if name == "given" else noise / 10
+        made = [Predictions(KEYS[name], samples, scores, 100)]
+        judged = significance.estimates(made, default_metrics("continuous"), resamples=200, seed=0)
+        store.add(name, made, judged, {"key": KEYS[name].to_dict()})
+    compare(CompareConfig(results=(tmp_path,), resamples=200, map="none"))
+    table = (tmp_path / "tables" / "d-canaries.md").read_text()
+    assert (
+        "No chance level exists for MAE; shuffled labels are held against 0, the chance level of R²." in table
+    )
+    assert "widens it for the one draw" in table

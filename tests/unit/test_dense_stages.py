@@ -20,7 +20,7 @@ RULE = Preprocessing((224, 224), "crop", 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
 DIMS = {"cls": 4, "last4/cls": 5, "last4@hflip/patches": (1, 2, 2), "patches": (2, 3, 4)}
 
 
-def cache_of(root, dims):
+def cache_of(root, dims, name="d"):
     samples = Samples.build(
         path=[f"{n}.png" for n in range(12)], label=[n % 2 for n in range(12)], label_names=("a", "b")
     ).replace(sha256=texts([f"{n:064x}" for n in range(12)]))
@@ -34,7 +34,7 @@ def cache_of(root, dims):
     cache = Cache(root)
     rng = np.random.default_rng(0)
     with cache.writer(
-        "d", recipe, samples, dims, batch_size=12, weights_label="pretrained", environment={}
+        name, recipe, samples, dims, batch_size=12, weights_label="pretrained", environment={}
     ) as writer:
         writer.append(
             np.arange(12),
@@ -62,6 +62,13 @@ def probed(cache, **options):
 def test_probes_are_fitted_on_what_is_a_vector(cache):
     assert probed(cache) == ["cls", "last4/cls"]
     assert probed(cache, pooling=("cls",)) == ["cls", "last4/cls"]
+
+
+def test_a_data_set_with_patches_alone_beside_others_is_said_to_be_left_out(cache, capsys):
+    cache_of(cache.root, {"patches": (2, 3, 4)}, name="dense")
+    assert probed(cache) == ["cls", "last4/cls"]
+    said = capsys.readouterr().out
+    assert "dense: WARNING: left out, it has no embedding that a probe can be fitted on: patches" in said
 
 
 def test_patches_that_are_asked_for_are_refused(cache, tmp_path):

@@ -19,7 +19,7 @@ from featprobe.backbones import Backbone
 from featprobe.backbones.core import bundle
 from featprobe.backbones.core.assemble import _NoDraws
 from featprobe.backbones.core.create import create
-from featprobe.backbones.core.hf_trunk import _Cleared, library
+from featprobe.backbones.core.hf_trunk import library
 from featprobe.backbones.core.places import locate_all
 from featprobe.backbones.core.survey import survey
 from featprobe.errors import BackboneError, MissingExtraError
@@ -250,7 +250,7 @@ def test_random_weights_come_from_the_seed_and_loading_draws_nothing(tmp_path: P
 
 def test_drawing_that_is_left_out_ends_whatever_the_memory_holds() -> None:
     memory = torch.full((8,), 1e9)
-    with _NoDraws(), _Cleared():
+    with _NoDraws():
         torch.nn.init.trunc_normal_(memory.normal_(), std=0.02)
     assert torch.equal(memory, torch.zeros(8))
 

@@ -245,3 +245,9 @@ def test_volumes_go_the_whole_way(folder: Path, quick_featprobe: Command) -> Non
     wrong = quick_featprobe("extract", "--data", folder, *three, "--cache", "third")
     assert wrong.returncode == 2
     assert "--slices volume" in wrong.stderr
+
+
+def test_a_side_smaller_than_a_place_of_the_output_is_refused() -> None:
+    with pytest.raises(BackboneError, match=r"can't take volumes of 5 x 5 pixels.*covers 8.*at least 8"):
+        backbones.preprocessing("medicalnet_resnet10", image_size=5)
+    assert backbones.preprocessing("medicalnet_resnet10", image_size=8).image_size == (8, 8)

@@ -210,10 +210,12 @@ def test_a_failure_half_way_leaves_nothing(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "JSONDecodeError"),
-        ("[]", "TypeError"),
+        ("{", "it is no JSON"),
+        ("[]", "its parts are not what they should be"),
         ('{"schema": 99, "backbones": []}', "its schema is 99"),
-        ('{"schema": 1, "backbones": [{"name": "x"}]}', "'files'"),
+        ('{"schema": 1, "backbones": [{"name": "x"}]}', "it lacks the entry 'files'"),
+        ('{"schema": 1, "backbones": [{"name": "x", "files": []}]}', "lacks, or should not have, 'family'"),
+        ('{"schema": 1, "backbones": [{"files": [{"odd": 1}]}]}', "lacks, or should not have, 'odd'"),
         ("../../outside", "lies outside the folder"),
         ("/etc/passwd", "lies outside the folder"),
     ],
@@ -326,6 +328,46 @@ def test_an_unlisted_file_in_an_archive_is_refused(kept: Path, tmp_path: Path) -
     with tarfile.open(tmp_path / "w.tar", "a") as tar:
         tar.addfile(tarfile.TarInfo("stranger.pth"))
     assert "stranger.pth is not listed" in refused(archive.unpack, tmp_path / "w.tar", tmp_path / "there")
+
+
+def test_a_bad_manifest_in_an_archive_is_told_without_the_temporary_folder(tmp_path: Path) -> None:
+    for content in (b"{", b'{"schema": 1}'):
+        path = packed(tmp_path / "w.tar", [(tarfile.TarInfo("manifest.json"), content)])
+        text = refused(archive.unpack, path, tmp_path / "there")
+        assert "its manifest.json can't be used: it" in text
+        assert ".part" not in text
+        assert "Error" not in text
+
+
+def test_a_folder_of_other_things_is_not_written_to(kept: Path, info: BackboneInfo, tmp_path: Path) -> None:
+    archive.pack(kept, tmp_path / "w.tar")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    for wrong in (
+        lambda: archive.unpack(tmp_path / "w.tar", tmp_path / "home"),
+        lambda: bundle.add(info, [file_of(tmp_path / "a", b"A")], tmp_path / "home"),
+    ):
+        assert "holds other files and is no weights folder; there are thesis.txt" in refused(wrong)
+    assert list(tree(tmp_path / "home")) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("image_stats", "image_stats needs no weights"),
+        ("lvmmed_vitb", "the authors link lvmmed_vit.pth (Google Drive)"),
+        ("xrv_densenet121_all", "type once: python -c"),
+    ],
+)
+def test_what_cant_be_fetched_says_why_and_what_to_do(name: str, said: str, tmp_path: Path) -> None:
+    for text in (
+        refused(weights_care.fetch, names=[name], to=tmp_path / "w"),
+        refused(weights_care.bundle, names=[name], to=tmp_path / "w.tar"),
+    ):
+        assert said in text
+        assert "random" not in text
+        assert "backbones fetch" not in text
+    assert not list(tmp_path.iterdir())
 
 
 def test_archives_by_other_names_and_that_are_none(kept: Path, tmp_path: Path) -> None:

@@ -84,12 +84,16 @@ def unpack(archive: Path, to: Path) -> list[str]:
             "type: featprobe backbones unbundle ARCHIVE --to DIR",
         )
     where = to.resolve()
+    bundle.need_folder(where)
     where.parent.mkdir(parents=True, exist_ok=True)
     part = where.with_name(f".{where.name}.{os.getpid()}.part")
     part.mkdir()
     try:
         _extract(archive, part)
-        holdings = bundle.read(part)
+        try:
+            holdings = bundle.read(part)
+        except BackboneError as error:
+            raise _bad(archive, f"its {bundle.MANIFEST} can't be used: {error.known}") from error
         if problems := bundle.verify(part):
             raise _refused(archive, [problem.replace(f"{part}{os.sep}", "") for problem in problems])
         if where.is_dir() and not any(where.iterdir()):

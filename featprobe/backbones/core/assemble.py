@@ -68,12 +68,19 @@ def assemble(blueprint: Blueprint, request: LoadRequest) -> Backbone:
     poolings = tuple(request.poolings) or (info.default_pooling,)
     check_poolings(info, poolings)
     loaded = _Loaded({}, (), (), ())
+    label = NO_WEIGHTS if blueprint.weightless else _label(request.weights)
     if request.weights == RANDOM or blueprint.weightless:
+        origin = ""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)
             model = create(info.architecture)
     else:
-        checkpoint = _checkpoint(blueprint, request)
+        checkpoint, origin = _checkpoint(blueprint, request)
+        if origin:
+            label = _label(origin)
+            checkpoint = dataclasses.replace(
+                checkpoint, notes=(*checkpoint.notes, f"the weights folder's own file {origin}")
+            )
         with _NoDraws():
             model = create(info.architecture)
         loaded = _fitted(checkpoint, blueprint, facts, model, poolings, request)
@@ -86,11 +93,12 @@ def assemble(blueprint: Blueprint, request: LoadRequest) -> Backbone:
         survey=facts,
         resize=blueprint.resize or _timm_resize,
         weights_sha256=fitting.tensors_sha256({name: state[name] for name in hashed}),
-        weights_label=NO_WEIGHTS if blueprint.weightless else _label(request.weights),
+        weights_label=label,
         numerics=blueprint.numerics,
         missing=loaded.missing,
         unexpected=loaded.unexpected,
         notes=(*info.notes, *loaded.notes),
+        weights_origin=origin,
     )
     backbone.eval().requires_grad_(requires_grad=False)
     backbone.prepare(request.image_size)
@@ -138,14 +146,16 @@ def _label(weights: str) -> str:
     return path.name if path.stem in {PRETRAINED, RANDOM} else path.stem
 
 
-def _checkpoint(blueprint: Blueprint, request: LoadRequest) -> Checkpoint:
+def _checkpoint(blueprint: Blueprint, request: LoadRequest) -> tuple[Checkpoint, str]:
+    """The tensors, and the name of the user's own file where the weights folder was given one, else ""."""
     info = blueprint.info
     wanted = survey(info.architecture).shapes
     if info.terms:
         request.announce(f"{info.name}: {info.terms}")
     if request.weights != PRETRAINED:
-        return read_checkpoint(Path(request.weights).expanduser(), name=info.name, wanted=wanted)
+        return read_checkpoint(Path(request.weights).expanduser(), name=info.name, wanted=wanted), ""
     whole: Checkpoint | None = None
+    own = ""
     for file in info.files or (NO_PLACE,):
         place = locate(
             file,
@@ -159,8 +169,9 @@ def _checkpoint(blueprint: Blueprint, request: LoadRequest) -> Checkpoint:
             continue  # a configuration, read by the family itself
         found = read_checkpoint(place.path, name=info.name, wanted=None if file.part else wanted)
         whole = _joined(whole, found, file.part, blueprint)
+        own = own or (place.own_file if not file.part else "")
     assert whole is not None
-    return whole
+    return whole, own
 
 
 def _joined(whole: Checkpoint | None, found: Checkpoint, part: str, blueprint: Blueprint) -> Checkpoint:

@@ -130,7 +130,7 @@ def read(folder: Path) -> dict[str, Holding]:
         schema = int(content["schema"])
         holdings = [_holding(entry) for entry in content["backbones"]] if schema == SCHEMA else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _untrusted(manifest, f"{type(error).__name__}: {error}") from error
+        raise _untrusted(manifest, _why(error)) from error
     if schema != SCHEMA:
         raise _untrusted(manifest, f"its schema is {schema}, this featprobe ({_version()}) reads {SCHEMA}")
     found = {holding.name: holding for holding in holdings}
@@ -150,6 +150,33 @@ def _holding(entry: Mapping[str, Any]) -> Holding:
     if len({piece.part for piece in pieces}) != len(pieces):
         raise ValueError(f"{entry['name']} has one part twice")
     return Holding(**{**entry, "files": pieces})
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a manifest, in words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON: {error}"
+    if isinstance(error, KeyError):
+        return f"it lacks the entry {error}"
+    if isinstance(error, (TypeError, AttributeError)):
+        fields = re.search(r"(?:argument|arguments:?|keyword argument) ('.*)", str(error))
+        return (
+            f"an entry lacks, or should not have, {fields[1]}"
+            if fields
+            else "its parts are not what they should be"
+        )
+    return str(error)
+
+
+def need_folder(to: Path) -> None:
+    """BackboneError where the folder `to` holds other things and is no weights folder."""
+    others = sorted(path.name for path in to.iterdir() if path.name != _LOCK) if to.is_dir() else []
+    if others and MANIFEST not in others:
+        raise BackboneError(
+            f"{to} holds other files and is no weights folder",
+            f"there are {listed(others, 3)}, and no {MANIFEST}",
+            "type a new folder after --to",
+        )
 
 
 def _untrusted(manifest: Path, reason: str) -> BackboneError:
@@ -301,6 +328,7 @@ def _changing(folder: Path) -> Iterator[None]:
     fresh = not folder.exists()
     if folder.exists() and not folder.is_dir():
         read(folder)
+    need_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / _LOCK, thread_local=False):
         try:

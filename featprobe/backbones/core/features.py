@@ -289,6 +289,12 @@ def modules_of(model: Any, layer: str) -> list[Any]:
             else "it has no transformer blocks",
             f"type --layer last{len(blocks)}" if blocks else f"type --layer {layer_names(model)[-1]}",
         )
+    if re.fullmatch(r"last-?\d+", layer):
+        raise BackboneError(
+            f"there is no layer {layer!r}",
+            "lastN is the last N blocks, and N begins at 1",
+            "type --layer last1",
+        )
     modules = dict(model.named_modules())
     if not layer or layer not in modules:
         hint = nearest(layer, modules) or f"such as {listed(layer_names(model), 6)}"

@@ -151,14 +151,18 @@ def require(
         return
     parts = [f"{len(given)} of the {len(wanted)} tensors that {', '.join(poolings)} needs fit"]
     if missing:
-        parts.append(f"{len(missing)} are missing ({_first(missing)})")
+        parts.append(f"{len(missing)} {'is' if len(missing) == 1 else 'are'} missing ({_first(missing)})")
     if reshaped:
         shown = [
             f"{tensor} {_size(shapes[tensor])} for {_size(survey.shapes[tensor])}" for tensor in reshaped
         ]
-        parts.append(f"{len(reshaped)} have another shape ({_first(shown)})")
+        parts.append(
+            f"{len(reshaped)} {'has' if len(reshaped) == 1 else 'have'} another shape ({_first(shown)})"
+        )
     if fit.unexpected:
-        parts.append(f"{len(fit.unexpected)} belong to another architecture ({_first(fit.unexpected)})")
+        parts.append(
+            f"{len(fit.unexpected)} {'belongs' if len(fit.unexpected) == 1 else 'belong'} to another architecture ({_first(fit.unexpected)})"
+        )
     if 0 < len(given) < len(wanted):
         parts.append(f"those that fit begin with {_first(sorted(given))}")
     step = _next_step(fit, survey, shapes, name=name, likely=likely, file=file)

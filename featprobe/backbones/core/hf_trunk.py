@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from featprobe.backbones.core.hf_config import Kind, Plan
 from featprobe.backbones.core.trunk import Trunk
@@ -26,8 +25,6 @@ _IDLE: Final = re.compile(
     r"(?:.*\.)?(?:text_model|text_projection|visual_projection|logit_scale|logit_bias|decoder|lm_head|classifier"
     r"|distillation_classifier|cls_classifier|pooler|mask_token|position_ids|relative_position_index)(?:\..*)?"
 )
-
-_DRAWS: Final = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
 
 Tensors = dict[str, torch.Tensor]
 
@@ -56,28 +53,12 @@ def library() -> Iterator[Any]:
                 said.enable_progress_bar()
 
 
-class _Cleared(TorchFunctionMode):
-    """Clears a tensor before values are drawn into it.
-
-    Where a caller leaves the draw itself out, since a file brings the weights, PyTorch's truncated normal would
-    otherwise draw again and again until what the memory happened to hold lay between its bounds.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if func in _DRAWS:
-            with torch.no_grad():
-                args[0].zero_()
-        return func(*args, **(kwargs or {}))
-
-
 def trunk_of(plan: Plan) -> Trunk:
     """The encoder of `plan` with weights drawn from the global generator.
 
     BackboneError where the installed transformers does not know the model type or refuses the configuration.
     """
-    with library() as transformers, _Cleared():
+    with library() as transformers:
         net, config = _built(transformers, plan)
     net.eval()
     if plan.kind is None:

@@ -60,7 +60,9 @@ class BackboneInfo:
     another library. `parameters`, `gflops` (of one image, two operations per multiply-add) and `dims` (pooling
     -> D) are filled where asked for; parameters count no classifier. `rules`: name -> resolved preprocessing;
     `default_rule` is one of them. `poolings` lists what `forward` can give. `files`: the pretrained weights, ()
-    where none can be fetched; `terms`: the notice of a licence that must be accepted, shown before use.
+    where none can be fetched; `terms`: the notice of a licence that must be accepted, shown before use;
+    `needs_weights`: False where the backbone computes without any. `conversion`: the command that makes
+    NAME.pth of published weights that are refused as they are, "" where they are not.
     """
 
     name: str
@@ -79,6 +81,8 @@ class BackboneInfo:
     dims: Mapping[str, int] = field(default_factory=dict)
     files: tuple[WeightsFile, ...] = ()
     terms: str = ""
+    needs_weights: bool = True
+    conversion: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ class Backbone(nn.Module):
     """A backbone with its weights.
 
     `weights_sha256` covers the given tensors that some pooling reads, before any adaptation to an image
-    size. `weights_label`: "pretrained", "random" or the file's name without folder and suffix. `missing`
+    size. `weights_label`: "pretrained", "random" or the file's name without folder and suffix; `weights_origin`: the
+    name of the user's own file that a weights folder gave for the pretrained weights, else "". `missing`
     and `unexpected`: tensors that the architecture has and the weights lack, and the reverse. `numerics`
     is raised when the family's reference values change. `poolings` are those whose tensors are all there.
     """
@@ -40,11 +41,13 @@ class Backbone(nn.Module):
         missing: Sequence[str] = (),
         unexpected: Sequence[str] = (),
         notes: Sequence[str] = (),
+        weights_origin: str = "",
     ) -> None:
         super().__init__()
         self.model = model
         self.info, self.name, self.architecture = info, info.name, info.architecture
         self.weights_sha256, self.weights_label, self.numerics = weights_sha256, weights_label, numerics
+        self.weights_origin = weights_origin
         self.missing, self.unexpected, self.notes = tuple(missing), tuple(unexpected), tuple(notes)
         absent = frozenset(self.missing)
         self.poolings = tuple(p for p in info.poolings if not survey.reads[p] & absent)
@@ -86,7 +89,7 @@ class Backbone(nn.Module):
     def dim(self, key: str) -> int:
         """D of the embeddings under `key`, a POOLING or LAYER/POOLING."""
         self._check_keys((key,))
-        return survey_layer(self.architecture, key)[0] if Key.parse(key).layer else self._survey.dims[key]
+        return self._layer(key)[0] if Key.parse(key).layer else self._survey.dims[key]
 
     def row_shape(self, key: str, size: tuple[int, int]) -> tuple[int, ...]:
         """Shape of one image's embedding at `size` (height, width): (D,), or (h, w, D) for patches."""
@@ -132,7 +135,7 @@ class Backbone(nn.Module):
         if self._trained:
             raise BackboneError(
                 f"{self.name} was trained at {size_text(self.image_size)} pixels and is given {size_text(size)}",
-                "the position embedding would lose what it learned",
+                "its positions are fitted to a size before training, not after it began",
                 f"use one image size: --image-size {self.image_size[0]}",
             )
         device = next(self.model.parameters()).device
@@ -172,7 +175,18 @@ class Backbone(nn.Module):
 
     def _reads(self, key: str) -> frozenset[str]:
         """Names of the tensors that `key` reads."""
-        return survey_layer(self.architecture, key)[1] if Key.parse(key).layer else self._survey.reads[key]
+        return self._layer(key)[1] if Key.parse(key).layer else self._survey.reads[key]
+
+    def _layer(self, key: str) -> tuple[int, frozenset[str]]:
+        """`survey_layer` of this backbone; BackboneError that names it, and the layer."""
+        try:
+            return survey_layer(self.architecture, key)
+        except BackboneError as error:
+            wrong = error.wrong.replace("these features have", f"the layer {Key.parse(key).layer!r} has")
+            step = error.next_step
+            if step.startswith("type --layer"):
+                step = f"{step}, in a call of its own where other backbones have that layer"
+            raise BackboneError(f"{self.name}: {wrong}", error.known, step) from error
 
 
 def _mark_trained(backbone: Backbone, _keys: object) -> None:
@@ -187,7 +201,8 @@ def check_poolings(info: BackboneInfo, poolings: Sequence[str]) -> None:
             raise BackboneError(
                 f"{info.name} has no pooling {pooling!r}",
                 f"it has {', '.join(info.poolings)}{'; ' + hint if hint else ''}",
-                f"type --pooling {info.default_pooling}",
+                f"type --pooling {info.default_pooling}, or --pooling {info.name}={info.default_pooling} beside "
+                "other backbones",
             )
 
 

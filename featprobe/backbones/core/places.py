@@ -14,6 +14,9 @@ from featprobe.backbones.core import bundle, hub, urls
 from featprobe.backbones.core.info import BackboneInfo, Place, WeightsFile
 from featprobe.errors import BackboneError
 
+OWN: Final = "file: "
+"""How the origin of a file begins that its user put into a weights folder."""
+
 VARIABLE: Final = "FEATPROBE_WEIGHTS_DIR"
 NO_PLACE: Final = WeightsFile(places=())
 
@@ -34,6 +37,11 @@ class Located:
     sha256: str = ""
     part: str = ""
 
+    @property
+    def own_file(self) -> str:
+        """The name of the user's own file that this is, "" for one of the backbone's authors."""
+        return self.origin.removeprefix(OWN) if self.origin.startswith(OWN) else ""
+
 
 def weights_folder(weights_dir: Path | None) -> Path | None:
     """The weights folder that was asked for, else the one that FEATPROBE_WEIGHTS_DIR names, else None."""
@@ -51,7 +59,14 @@ def locate_all(
 ) -> tuple[Located, ...]:
     """Every file that `info` needs, in the order of `info.files`; see `locate`."""
     return tuple(
-        locate(file, name=info.name, offline=offline, announce=announce, weights_dir=weights_dir)
+        locate(
+            file,
+            name=info.name,
+            offline=offline,
+            announce=announce,
+            weights_dir=weights_dir,
+            source=info.weights_source,
+        )
         for file in info.files or (NO_PLACE,)
     )
 
@@ -198,12 +213,22 @@ def _absent(name: str, what: str, reason: str, looked: list[str], faults: list[s
     )
 
 
+def unusable(info: BackboneInfo, wrong: str) -> BackboneError:
+    """The error for published weights that would be refused, so that nobody is sent to fetch them."""
+    return BackboneError(
+        wrong,
+        "the published file is a pickled program, which featprobe refuses",
+        f"on a connected machine where its source is trusted, type once: {info.conversion}, and then "
+        f"--weights {info.name}={info.name}.pth",
+    )
+
+
 def _nowhere(file: WeightsFile, name: str, what: str, faults: list[str], source: str) -> BackboneError:
     if not file.places:
         return BackboneError(
             f"{what} has no pretrained weights that featprobe can fetch",
             source or "its authors give no address that needs no form or password",
-            f"give a file with --weights {name}=FILE, or type --weights random",
+            f"get the file there, and type --weights {name}=FILE",
         )
     package = file.places[0].where
     return BackboneError(

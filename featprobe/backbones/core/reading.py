@@ -198,8 +198,9 @@ def _refused(path: Path, error: Exception) -> BackboneError:
     return BackboneError(
         f"the weights file {path.name} is refused: it holds Python objects{what}, not only tensors",
         "unpickling them would run code from the file",
-        "where its source is trusted, type in Python: torch.save(torch.load(FILE, weights_only=False)['state_dict'], "
-        "'weights.pth') with the entry that holds the tensors, and give that file",
+        "where its source is trusted, type in Python: content = torch.load(FILE, weights_only=False), then "
+        "safetensors.torch.save_file(content.state_dict(), 'weights.safetensors') of a whole model, with "
+        "content['state_dict'] or the like of a checkpoint, and give that file",
     )
 
 

@@ -39,19 +39,25 @@ def with_common(rules: Mapping[str, Preprocessing]) -> dict[str, Preprocessing]:
     return {**rules, "common": crop(256, 224, mean=native.mean, std=native.std)}
 
 
+def rule_name(info: BackboneInfo, rule: str | None) -> str:
+    """The name of the rule that `rule` (None: the default) stands for.
+
+    "authors" is "native", the weights' own configuration, where no other evaluation is published, so that one flag
+    serves a call of many backbones.
+    """
+    name = rule or info.default_rule
+    return "native" if name == "authors" and name not in info.rules else name
+
+
 def resolve_rule(
     info: BackboneInfo, rule: str | None, *, image_size: int | None, fit: str | None
 ) -> Preprocessing:
-    """The preprocessing called `rule` (None: the default), with another size or fit on top.
+    """The preprocessing called `rule` (see `rule_name`), with another size or fit on top.
 
-    "authors" is the weights' own configuration where no other evaluation is published, so that one flag serves a
-    call of many backbones.
     Another `image_size` (pixels) scales `resize` in proportion, rounded. `fit="crop"` on a rule that does
     not crop takes the shorter side to the image size. BackboneError for a rule or fit that does not exist.
     """
-    name = rule or info.default_rule
-    if name == "authors" and name not in info.rules:
-        name = "native"
+    name = rule_name(info, rule)
     if name not in info.rules:
         raise BackboneError(
             f"{info.name} has no preprocessing rule {name!r}",

@@ -162,6 +162,13 @@ def check_image_size(name: str, architecture: str, size: tuple[int, int]) -> Non
     step = f"type --image-size {own[0]}"
     if not facts.fixed and not _runs_at(architecture, size):
         raise BackboneError(f"{name} can't take images of {shown} pixels", f"it takes {size_text(own)}", step)
+    cell = _cell(architecture) if facts.depth is not None else 1
+    if min(size) < cell:
+        raise BackboneError(
+            f"{name} can't take volumes of {shown} pixels",
+            f"one place of its output covers {cell}, so nothing but its padding would be left",
+            f"type --image-size {own[0]}, at least {cell}",
+        )
     if facts.fixed and not facts.resizable:
         wrong = f"{name} takes images of {size_text(own)} pixels alone, not {shown}"
         raise BackboneError(wrong, "its position embedding can't be adapted", step)
@@ -177,6 +184,15 @@ def check_image_size(name: str, architecture: str, size: tuple[int, int]) -> Non
 def size_text(size: tuple[int, int]) -> str:
     """Such as "224 x 224"."""
     return f"{size[0]} x {size[1]}"
+
+
+@lru_cache(maxsize=64)
+def _cell(architecture: str) -> int:
+    """How many pixels of a side one place of the output map stands for."""
+    facts = survey(architecture)
+    with torch.device("meta"), torch.no_grad():
+        features = create(architecture).forward_features(torch.zeros(1, *facts.input_size))
+    return -(-facts.image_size[0] // int(features.shape[-1]))
 
 
 @lru_cache(maxsize=64)

@@ -43,6 +43,18 @@ def test_refresh_takes_over_the_manifest_and_keeps_the_embeddings(bench: Any, ca
         cache.refresh(path, bench.samples(299))
 
 
+def test_refresh_calls_the_weights_what_they_are_called_now(bench: Any, cache: Cache) -> None:
+    samples = bench.samples(6)
+    path = bench.write(samples)
+    assert cache.refresh(path, samples, weights_label="mine") is False, "no label of an image changed"
+    assert cache.entries()[0].weights_label == "mine"
+    assert cache.read(path, "cls").weights_label == "mine"
+    inode = path.stat().st_ino
+    cache.refresh(path, samples)
+    assert (cache.entries()[0].weights_label, path.stat().st_ino) == ("mine", inode)
+    assert verify(path) == []
+
+
 @pytest.mark.parametrize(("old", "new"), [*itertools.permutations(TASKS, 2)])
 def test_refresh_goes_from_any_task_to_any_other(bench: Any, cache: Cache, old: str, new: str) -> None:
     path = bench.write(bench.samples(12, task=old), bad=(2,))
