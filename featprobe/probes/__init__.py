@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featprobe.errors import ProbeError
-from featprobe.probes.contract import FittedProbe, Parts, Probe, check_finite
+from featprobe.probes.contract import OWN, FittedProbe, Parts, Probe, Rule, check_finite
 from featprobe.records import TASKS, AnyArray, FloatArray, IntArray
 from featprobe.registry import PROBES
 
@@ -18,6 +18,7 @@ __all__ = [
     "FittedProbe",
     "Parts",
     "Probe",
+    "Rule",
     "describe",
     "fit_probe",
     "need_suitable",
@@ -61,6 +62,7 @@ def fit_probe(
     seed: int,
     task: str = "classes",
     label_names: Sequence[str] = (),
+    rule: Rule = OWN,
 ) -> FittedProbe:
     """The probe `name`, its C (or alpha) chosen on `selection`, refitted on all rows of `X`.
 
@@ -68,7 +70,7 @@ def fit_probe(
     [N, n_classes] of 0, 1 and -1 (missing); "continuous" float [N], `n_classes` 1. `selection`: pairs (fit,
     validate) of row positions, from which the scaler, C and everything else are chosen. `calibration`: pairs
     (fit, hold out) for Platt scaling out of fold (used by the SVM). `label_names`: of a multilabel target, for
-    notes (default: their numbers). Raises ProbeError for a probe that does not
+    notes (default: their numbers). `rule`: a protocol's way instead of the probe's own. Raises ProbeError for a probe that does not
     fit the task, values that are not finite, labels out of range, a single class or value, or missing parts;
     ConfigError for an unknown name.
     """
@@ -93,6 +95,8 @@ def fit_probe(
         calibration=calibration,
         seed=seed,
         label_names=names if task == "multilabel" else (),
+        task=task,
+        rule=rule,
     )
     return FittedProbe(
         name=name,

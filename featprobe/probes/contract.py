@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,29 @@ from featprobe.records import AnyArray, FloatArray, IntArray
 
 Parts = Sequence[tuple[IntArray, IntArray]]
 """Pairs (fit, validate) of row positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How a protocol wants a probe to be fitted, where it differs from the probe's own way (None: the probe's own).
+
+    `scale`: what is done to the embeddings (see `scaling.SCALINGS`), learnt on the rows that are fitted to.
+    `grid`: the values that are tried, from the simplest model to the least restrained. `score`: what the values are judged by
+    (see `choosing.SCORES`). `pick`: which value is taken (see `choosing.PICKS`). `refit`: fit the chosen value to
+    all rows; else to the rows that it was chosen with (`selection` then has one part). `options`: what only this
+    kind of probe knows, such as a temperature.
+    """
+
+    scale: str | None = None
+    grid: tuple[float, ...] | None = None
+    score: str | None = None
+    pick: str | None = None
+    refit: bool = True
+    options: Mapping[str, float | str | bool] = field(default_factory=dict)
+
+
+OWN: Final = Rule()
+"""The probe's own way."""
 
 
 class Model(Protocol):
@@ -50,8 +73,10 @@ class Probe(Protocol):
         calibration: Parts,
         seed: int,
         label_names: Sequence[str],
+        task: str = "classes",
+        rule: Rule = OWN,
     ) -> Fit:
-        """Choose on `selection`, refit on all of X [N, D].
+        """Choose on `selection`, refit on all of X [N, D], by the probe's own way where `rule` says nothing else.
 
         `y`: int [N] in 0..K-1 (every class occurs), for multilabel int [N, L] with -1 missing, for continuous
         float [N]. `label_names`: of the L labels, for notes; () for other targets.

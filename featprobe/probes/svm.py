@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from featprobe.errors import ProbeError
-from featprobe.probes.contract import Fit, Parts, edge_note
+from featprobe.probes.contract import OWN, Fit, Parts, Rule, edge_note
 from featprobe.records import FloatArray, IntArray
 from featprobe.registry import PROBES
 
@@ -124,6 +124,8 @@ class SVM:
         calibration: Parts,
         seed: int,
         label_names: Sequence[str] = (),
+        task: str = "classes",
+        rule: Rule = OWN,
     ) -> Fit:
         """C with the best mean validation balanced accuracy (ties: the smaller), then all rows.
 
@@ -131,7 +133,7 @@ class SVM:
         `CalibratedClassifierCV(method="sigmoid", ensemble=False)` on `calibration`). `seed` is not needed:
         the optimum is unique. Raises ProbeError where a part of `calibration` lacks a class.
         """
-        del seed, label_names
+        del seed, label_names, task, rule
         totals = np.zeros(len(GRID))
         for fit, held in selection:
             totals += _balanced_accuracies(X, y, fit, held)

@@ -1,0 +1,1 @@
+"""Solvers that certify what they found, so that a probe is its optimum and not where a solver happened to stop."""

@@ -1,0 +1,315 @@
+"""One regression walked along its values of C, asking for products with the data so that many can share them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from featprobe.probes.solvers.logistic_losses import Floats, Loss
+from featprobe.records import FloatArray
+
+FORWARD: Final = "forward"
+BACKWARD: Final = "backward"
+TURN: Final = "turn"
+TURN_BACK: Final = "turn back"
+MEASURE: Final = "measure"
+PAUSE: Final = "pause"
+
+Asking = Generator[tuple[str, Any], Any, Any]
+"""(FORWARD, vector) -> logits [k, n]; (BACKWARD, residuals [k, n]) -> vector; (TURN, (rows [k, D], curvature)) ->
+[k, r] along the eigenvectors, (TURN_BACK, the same) -> [k, D]; (MEASURE, row weights [n]) -> Curvature, in the
+weights' precision; (PAUSE, None) after each of `pauses`. A vector
+holds k * D weights, row by row, and k intercepts. Its dtype is the precision in which the product is made."""
+
+MEMORY: Final = 30
+"""Pairs of a step and the loss's change of gradient that are kept; they stay true for every C."""
+
+SPAN: Final = 4
+"""Solutions in whose span the next one is looked for before the data are touched."""
+
+STEPS: Final = 200
+"""Iterations at one C and in one precision."""
+
+STALL: Final = 12
+"""Iterations in a row without a smaller gap, after which this precision has no more digits."""
+
+REFRESH: Final = 30
+"""Iterations at one C after which the curvature is measured again, with the rows weighted as they bend the loss."""
+
+SLOPE: Final = 0.3
+"""A line search ends where the slope is this share of its start's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curvature:
+    """The rows' (weighted) covariance: eigenvectors [D, r], eigenvalues [r], `rest` for all directions beyond."""
+
+    vectors: Floats
+    values: FloatArray
+    rest: float
+
+
+@dataclass(slots=True, eq=False)
+class Point:
+    """Where a regression stands: its vector, logits [k, n], loss(es), probabilities and the loss's gradient."""
+
+    vector: FloatArray
+    logits: FloatArray
+    losses: FloatArray
+    probabilities: Floats
+    slope: FloatArray
+
+
+@dataclass(slots=True, eq=False)
+class Descent:
+    """L-BFGS (Nocedal 1980) on C * loss + |w|^2 / 2 along a path of C, from strong to weak regularisation.
+
+    The inverse Hessian that it starts from is the exact one of a loss whose rows all bend alike: the Kronecker
+    product of the classes' curvature (measured at every C) and the rows' covariance. Each C starts at the minimum
+    over the span of the solutions before, which needs their logits only. `gap`: where to stop, relative to the
+    objective; `logistic_certificate` proves that |gradient|^2 / 2 bounds the distance to the optimum.
+    """
+
+    loss: Loss
+    Cs: Sequence[float]
+    gap: float
+    curvature: Curvature
+    start: FloatArray
+    columns: int
+    single: bool = True
+    pauses: frozenset[int] = frozenset()
+    solutions: list[FloatArray] = field(default_factory=list)
+    iterations: list[int] = field(default_factory=list)
+    _pairs: deque[tuple[FloatArray, FloatArray, float, float]] = field(init=False)
+    _classes: tuple[FloatArray, FloatArray] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A pair costs two vectors; together they should not outweigh the data.
+        self._pairs = deque(maxlen=MEMORY if self.loss.width <= 32 else MEMORY // 2)
+
+    @property
+    def weights(self) -> int:
+        """How many of a vector's numbers are penalised."""
+        return self.loss.width * self.columns
+
+    def walk(self) -> Asking:
+        """Every C in turn; the vectors that were found are appended to `solutions`."""
+        logits = yield (FORWARD, self._precise(self.start))
+        point = yield from self._at(self.start, logits.astype(np.float64))
+        recent: deque[Point] = deque(maxlen=SPAN)
+        for C in self.Cs:
+            if len(recent) > 1:
+                point = yield from self._at(*self._predicted(C, list(recent)))
+            single = self.single
+            point = yield from self._solve(C, point)
+            self.solutions.append(point.vector)
+            if single and not self.single:
+                recent.clear()  # their logits are single precision's
+            recent.append(point)
+            if len(self.solutions) in self.pauses:
+                yield (PAUSE, None)
+
+    def _precise(self, values: Floats) -> Floats:
+        return values.astype(np.float32 if self.single else np.float64, copy=False)
+
+    def _at(self, vector: FloatArray, logits: FloatArray) -> Asking:
+        losses, probabilities = self.loss.value(logits, single=self.single)
+        slope = yield (BACKWARD, self.loss.residual(probabilities))
+        return Point(vector, logits, losses, probabilities, slope.astype(np.float64))
+
+    # -- what is minimised ----------------------------------------------------------------------------------
+
+    def _objectives(self, C: float, point: Point) -> FloatArray:
+        """One for softmax, one per column of sigmoids."""
+        return C * point.losses + self._per_part(np.square(point.vector[: self.weights])) / 2
+
+    def _per_part(self, values: FloatArray) -> FloatArray:
+        """Sums of [k * D] numbers over what belongs together: all, or each column of sigmoids."""
+        return (
+            np.array([values.sum()]) if self.loss.coupled else values.reshape(self.loss.width, -1).sum(axis=1)
+        )
+
+    def _gradient(self, C: float, point: Point) -> FloatArray:
+        found = C * point.slope
+        found[: self.weights] += point.vector[: self.weights]
+        return found
+
+    def _distance(self, C: float, point: Point) -> float:
+        """The largest relative gap of the parts, the intercepts' share by their own curvature."""
+        gradient = self._gradient(C, point)
+        gaps = self._per_part(np.square(gradient[: self.weights])) / 2
+        bend = np.maximum(C * np.diag(self.loss.curvature(point.probabilities)), 1e-300)
+        free = np.square(gradient[self.weights :]) / bend
+        gaps = gaps + (free.sum() if self.loss.coupled else free)
+        return float((gaps / np.maximum(self._objectives(C, point), 1e-300)).max())
+
+    # -- one C -----------------------------------------------------------------------------------------------
+
+    def _solve(self, C: float, point: Point) -> Asking:
+        """The optimum at C from `point`: in single precision while that has digits, then in double."""
+        steps = 0
+        while True:
+            best, idle, count = np.inf, 0, 0
+            self._measure_classes(point)
+            while (distance := self._distance(C, point)) > self.gap and count < STEPS and idle < STALL:
+                best, idle = (distance, 0) if distance < 0.9 * best else (best, idle + 1)
+                moved = yield from self._step(C, point)
+                if moved is None:
+                    break
+                point = moved
+                count += 1
+                if count % REFRESH == 0:
+                    self.curvature = yield (MEASURE, self._precise(self.loss.weight(point.probabilities)))
+                    self._measure_classes(point)
+            steps += count
+            if distance <= self.gap or not self.single:
+                self.iterations.append(steps)
+                return point
+            # What was learnt of the curvature near single precision's end is rounding.
+            self.single = False
+            for _ in range(min(idle + 2, len(self._pairs))):
+                self._pairs.pop()
+            self.curvature = yield (MEASURE, self._precise(self.loss.weight(point.probabilities)))
+            logits = yield (FORWARD, point.vector)
+            point = yield from self._at(point.vector, logits)
+
+    def _measure_classes(self, point: Point) -> None:
+        bend = self.loss.curvature(point.probabilities)
+        if self.loss.coupled:
+            # Softmax does not feel what all classes share: there the penalty alone bends, exactly. Lifted above
+            # all others, that direction comes out with all its digits.
+            bend = bend + 2 * np.trace(bend) / len(bend)
+        values, vectors = np.linalg.eigh(bend)
+        if self.loss.coupled:
+            values[-1] = 0
+        self._classes = np.maximum(values, 0), vectors
+
+    def _step(self, C: float, point: Point) -> Asking:
+        """The next point, or None where no step goes down in this precision."""
+        gradient = self._gradient(C, point)
+        direction = yield from self._direction(C, gradient)
+        falling = gradient @ direction
+        if not falling < 0:
+            self._pairs.clear()
+            direction = yield from self._direction(C, gradient)
+            falling = gradient @ direction
+        along = (yield (FORWARD, self._precise(direction))).astype(np.float64)
+        searched = self._search(C, point, direction, along, falling)
+        if searched is None:
+            return None
+        moved = yield from self._at(*searched)
+        s, change = moved.vector - point.vector, moved.slope - point.slope
+        bend, own = float(s @ change), float(np.square(s[: self.weights]).sum())
+        if C * bend + own > 0:
+            self._pairs.append((s, change, bend, own))
+        return moved
+
+    def _direction(self, C: float, gradient: FloatArray) -> Asking:
+        """The two-loop recursion, with y = C * change + s in the penalised numbers."""
+        q, shares, held = gradient.copy(), [], self.weights
+        for s, change, bend, own in reversed(self._pairs):
+            share = float(s @ q) / (C * bend + own)
+            shares.append(share)
+            q -= (share * C) * change
+            q[:held] -= share * s[:held]
+        q = yield from self._whitened(C, q)
+        for (s, change, bend, own), share in zip(self._pairs, reversed(shares), strict=True):
+            found = (C * float(change @ q) + float(s[:held] @ q[:held])) / (C * bend + own)
+            q += (share - found) * s
+        if self.loss.coupled:
+            q[held:] -= q[held:].mean()  # nothing says where the intercepts lie together: they stay
+        return -q
+
+    def _whitened(self, C: float, q: FloatArray) -> Asking:
+        """The inverse of (C * classes' curvature x rows' covariance + 1), times q."""
+        bends, classes = self._classes
+        dtype = self.curvature.vectors.dtype
+        rows = (classes.T @ q[: self.weights].reshape(self.loss.width, -1)).astype(dtype)
+        turned = yield (TURN, (rows, self.curvature))
+        along = 1 / (1 + C * bends[:, None] * self.curvature.values)
+        if self.curvature.vectors.shape[1] < self.columns:
+            rest = (1 / (1 + C * bends * self.curvature.rest))[:, None]
+            back = yield (TURN_BACK, ((turned * (along - rest)).astype(dtype), self.curvature))
+            back = back + rest * rows
+        else:
+            back = yield (TURN_BACK, ((turned * along).astype(dtype), self.curvature))
+        found = classes @ back
+        felt = bends > 1e-9 * bends.max()
+        free = classes[:, felt] @ ((classes.T @ q[self.weights :])[felt] / (C * bends[felt]))
+        return np.concatenate([found.reshape(-1), free])
+
+    def _search(
+        self, C: float, point: Point, direction: FloatArray, along: FloatArray, falling: float
+    ) -> tuple[FloatArray, FloatArray] | None:
+        """(vector, logits) at a step length where the slope has all but gone, by Newton's method in one dimension."""
+        held = self.weights
+        inner = float(point.vector[:held] @ direction[:held])
+        square = float(direction[:held] @ direction[:held])
+        low, high, length = 0.0, np.inf, 1.0
+        moved = self._precise(along)
+        for _ in range(12):
+            logits = point.logits + length * along
+            _, probabilities = self.loss.value(logits, single=self.single)
+            slope = C * float(np.vdot(self.loss.residual(probabilities), moved)) + inner + length * square
+            if abs(slope) <= SLOPE * abs(falling):
+                return point.vector + length * direction, logits
+            low, high = (low, length) if slope > 0 else (length, high)
+            bend = C * float(np.vdot(self.loss.bend(probabilities, moved), moved)) + square
+            length = min(length - slope / bend if bend > 0 else 10 * length, 10 * length)
+            if not low < length < high:
+                length = (low + min(high, 10 * max(low, 0.1))) / 2
+        return None if low == 0 else (point.vector + low * direction, point.logits + low * along)
+
+    # -- the start of the next C ---------------------------------------------------------------------------
+
+    def _predicted(self, C: float, recent: list[Point]) -> tuple[FloatArray, FloatArray]:
+        """(vector, logits) of the minimum over the span of the solutions before, by Newton's method."""
+        vectors = _differences([point.vector for point in recent])
+        logits = _differences([point.logits for point in recent])
+        held = self.weights
+        square = np.array([[float(a[:held] @ b[:held]) for b in vectors] for a in vectors])
+        at = np.zeros(len(vectors))
+        at[:2] = 1.0  # on a path of equal steps in log C: as far again as the last step went
+        best, value, length = at, np.inf, 1.0
+        step = np.zeros(len(vectors))
+        for _ in range(10):
+            losses, probabilities = self.loss.value(_mixed(at, logits))
+            found = C * float(losses.sum()) + float(at @ square @ at) / 2
+            if found > value:  # too far: Newton's step is shortened
+                length /= 4
+                at = best + length * step
+                continue
+            best, value, length = at, found, 1.0
+            slope = square @ at + np.array(
+                [C * float(np.vdot(self.loss.residual(probabilities), d)) for d in logits]
+            )
+            bent = [self.loss.bend(probabilities, moved) for moved in logits]
+            bend = C * np.array([[float(np.vdot(a, b)) for b in bent] for a in logits]) + square
+            # Differences shrink with their order: only scaled to one length does their rank show.
+            root = np.sqrt(np.maximum(np.diag(bend), 1e-300))
+            step = -np.linalg.lstsq(bend / np.outer(root, root), slope / root, rcond=1e-8)[0] / root
+            if -float(slope @ step) < 0.1 * self.gap * value:
+                break
+            at = best + step
+        return _mixed(best, vectors), _mixed(best, logits)
+
+
+def _mixed(shares: FloatArray, parts: Sequence[FloatArray]) -> FloatArray:
+    found = shares[0] * parts[0]
+    for share, part in zip(shares[1:], parts[1:], strict=True):
+        found += share * part
+    return found
+
+
+def _differences(points: list[FloatArray]) -> list[FloatArray]:
+    """The last, and the differences of first, second, ... order that end there."""
+    found = [points[-1]]
+    while len(points) > 1:
+        points = [after - before for before, after in pairwise(points)]
+        found.append(points[-1])
+    return found

@@ -1,0 +1,190 @@
+"""The choice of C: every regression that it needs, of all parts and labels, walked over the grid together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, logit, softmax
+
+from featprobe.probes.choosing import TIE, score
+from featprobe.probes.scaling import deviation
+from featprobe.probes.solvers.logistic_certificate import Certificate
+from featprobe.probes.solvers.logistic_engine import Rows, Task, polish, solve
+from featprobe.probes.solvers.logistic_losses import Sigmoids, Softmax
+from featprobe.records import AnyArray, FloatArray, IntArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+PATIENCE: Final = 4
+"""Values of C in a row (two decades) with a worse validation loss after which weaker ones are not tried."""
+
+SEARCHING: Final = 1e-8
+"""Duality gap, relative to the objective, while C is chosen: validation losses then hold to 1e-5, far below TIE."""
+
+FINAL: Final = 1e-13
+"""The same for the fit that is kept: probabilities then agree with any other exact solver's to 1e-6."""
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One regression that is fitted: which rows, which of the labels, and what the held-out rows say of it.
+
+    `labels`: columns of y (one target of classes: empty). `classes`: those that its rows hold. `scores` [labels or
+    1, values of C], NaN where not yet judged.
+    """
+
+    task: Task
+    held: IntArray
+    labels: IntArray
+    classes: IntArray
+    scores: FloatArray
+    usable: BoolArray
+
+
+@dataclass(slots=True, eq=False)
+class Search:
+    """Every regression that the choice of C needs, walked together over the grid."""
+
+    X: FloatArray
+    y: AnyArray
+    kind: str
+    grid: Sequence[float]
+    scoring: str
+    rows: Rows = field(init=False)
+    parts: list[Part] = field(default_factory=list)
+    walked: int = 0
+
+    def __post_init__(self) -> None:
+        # Common to all parts; each part's own scale and centre are undone and made inside the products.
+        scale = deviation(self.X) if self.kind == "standard" else np.ones(self.X.shape[1])
+        # The median of some rows: single precision keeps its digits even where others lie far away.
+        some = self.X[:: max(1, len(self.X) // 1000)]
+        self.rows = Rows(self.X, np.median(some, axis=0), scale)
+
+    def add(self, fit: IntArray, held: IntArray, labels: IntArray) -> Part:
+        """A regression on the rows `fit`; `labels` are known in all of them and of `held`."""
+        columns, n = self.X.shape[1], len(self.X)
+        scale = deviation(self.X[fit]) if self.kind == "standard" else np.ones(columns)
+        weights = np.zeros(n)
+        weights[fit] = 1.0
+        truth = self.y[fit]
+        if len(labels):
+            usable = (truth[:, labels] == 0).any(axis=0) & (truth[:, labels] == 1).any(axis=0)
+            classes = np.arange(2)
+            # A label with one value has no optimum: it weighs nothing here and is not judged.
+            loss: Softmax | Sigmoids = Sigmoids(
+                (self.y[:, labels] == 1).astype(float), weights[:, None] * usable, len(labels)
+            )
+            share = truth[:, labels].mean(axis=0)
+            intercept = logit(np.where(usable, share, 0.5))
+        else:
+            classes, counts = np.unique(truth, return_counts=True)
+            usable = np.array([len(classes) > 1])
+            codes = np.clip(np.searchsorted(classes, self.y), 0, len(classes) - 1)
+            share = counts / counts.sum()
+            if len(classes) == 2:
+                loss = Sigmoids((codes == 1).astype(float)[:, None], weights[:, None], 1)
+                intercept = logit(share[1:])
+            else:
+                loss = Softmax(codes, weights, len(classes))
+                intercept = np.log(share)
+        start = np.concatenate([np.zeros(loss.width * columns), intercept])
+        part = Part(
+            Task(loss, scale, start),
+            held,
+            labels,
+            classes,
+            np.full((max(1, len(labels)), len(self.grid)), np.nan),
+            usable,
+        )
+        self.parts.append(part)
+        return part
+
+    def run(self, *, patient: bool, jobs: int) -> None:
+        """Walk the grid; `patient` leaves it where all have got worse for PATIENCE values."""
+        pauses = range(PATIENCE + 4, len(self.grid), 2) if patient else ()
+        self.walked = solve(
+            self.rows,
+            [part.task for part in self.parts],
+            self.grid,
+            gap=SEARCHING,
+            jobs=jobs,
+            seen=self._seen,
+            pauses=pauses,
+            enough=self._enough if patient else None,
+        )
+
+    def _seen(self, number: int, place: int, logits: FloatArray) -> None:
+        part = self.parts[number]
+        if not len(part.held):
+            return
+        values = logits[:, part.held]
+        truth = self.y[part.held]
+        judge = score(self.scoring)
+        if len(part.labels):
+            for row in np.flatnonzero(part.usable).tolist():
+                one = truth[:, [part.labels[row]]]
+                part.scores[row, place] = judge(one, expit(values[row])[None, :, None])[0]
+            return
+        found = np.zeros((1, len(part.held), int(self.y.max()) + 1))
+        if len(part.classes) == 2:
+            found[0][:, part.classes] = np.stack([expit(-values[0]), expit(values[0])], axis=1)
+        else:
+            found[0][:, part.classes] = softmax(values, axis=0).T
+        part.scores[0, place] = judge(truth, found)[0]
+
+    def _enough(self, end: int) -> bool:
+        for means in self.means():
+            walked = means[:end]
+            if np.isfinite(walked).any() and not (walked[-PATIENCE:] < np.nanmax(walked) - TIE).all():
+                return False
+        return True
+
+    def means(self) -> list[FloatArray]:
+        """The mean score of each target (the classes, or each label) over the parts that could judge it, [G]."""
+        return [
+            np.mean(rows, axis=0) if rows else np.full(len(self.grid), np.nan) for rows in self.by_target()
+        ]
+
+    def by_target(self) -> list[list[FloatArray]]:
+        """The scores [G] of each part, by target."""
+        count = self.y.shape[1] if self.y.ndim == 2 else 1
+        found: list[list[FloatArray]] = [[] for _ in range(count)]
+        for part in self.parts:
+            for row in np.flatnonzero(part.usable).tolist():
+                if len(part.held):
+                    found[part.labels[row] if len(part.labels) else 0].append(part.scores[row])
+        return found
+
+    def keep(self, part: Part, row: int, place: int) -> tuple[FloatArray, FloatArray, float]:
+        """(coefficients [k, D], intercepts [k], gap) of the fit that is kept, for rows of X as they come.
+
+        Of several labels the one at `row` alone, k = 1: each has its own C, and its own last digits.
+        """
+        task, C = part.task, self.grid[place]
+        found = task.solved[place]
+        if len(part.labels):
+            assert isinstance(task.loss, Sigmoids)
+            loss = Sigmoids(task.loss.y[:, [row]], task.loss.weights[:, [row]], 1)
+            one = Certificate(found.w[[row]], found.b[[row]], found.objective[[row]], found.gap[[row]])
+            task = Task(loss, task.scale, task.start, [one], [0])
+        else:
+            task = Task(task.loss, task.scale, task.start, [found], [0])
+        kept = polish(self.rows, task, 0, C, gap=FINAL)
+        coef = kept.w / task.scale
+        return coef, kept.b - coef @ self.rows.centre, kept.relative
+
+    def uncertified(self) -> list[float]:
+        """The values of C at which some part was not brought within SEARCHING."""
+        found = set()
+        for part in self.parts:
+            for place, solved in enumerate(part.task.solved):
+                gaps = solved.gap / np.maximum(solved.objective, np.finfo(float).tiny)
+                own = gaps[part.usable] if len(part.labels) else gaps
+                if (own > SEARCHING).any():
+                    found.add(self.grid[place])
+        return sorted(found)
