@@ -92,7 +92,8 @@ class Logistic:
         than the best by more than TIE; values that were not tried have no score. A rule's grid is walked whole.
         `calibration` and `seed` are not needed: the loss is a proper score, and the optimum is unique. `y` [N, L]:
         one regression per label on the rows where it is known, each with its own C; a label that can't be fitted
-        predicts its share of positives, and a note says so. `rule.options`: "jobs", threads.
+        predicts its share of positives, and a note says so. `rule.options`: "jobs" (threads) and
+        "gap" (of the fits that C is chosen by).
         """
         del calibration, seed, task
         kind = rule.scale or "standard"
@@ -112,7 +113,8 @@ class Logistic:
 
     def _fit(self, X: FloatArray, y: IntArray, selection: Parts, names: Sequence[str], rule: Rule) -> Fit:
         grid = tuple(sorted(rule.grid or GRID))
-        search = Search(X, y, rule.scale or "standard", grid, rule.score or "log_loss")
+        gap = float(rule.options.get("gap", SEARCHING))
+        search = Search(X, y, rule.scale or "standard", grid, rule.score or "log_loss", gap)
         whole = _add(search, selection, refit=rule.refit, choose=len(grid) > 1)
         search.run(patient=rule.grid is None, jobs=int(rule.options.get("jobs", 1)))
         how = rule.pick or "near best"

@@ -109,6 +109,7 @@ def solve(
     *,
     gap: float,
     jobs: int = 1,
+    threads: int = 1,
     seen: Seen | None = None,
     pauses: Sequence[int] = (),
     enough: Callable[[int], bool] | None = None,
@@ -116,7 +117,7 @@ def solve(
     """Fill `solved` of every task for `Cs`, which rise; how many of them were walked.
 
     Every solution is judged in double precision; one that is not within `gap` is gone over there. `seen` is told
-    each solution's logits. After `pauses` (numbers of values) of C, `enough` may end the walk.
+    each solution's logits. `jobs` tasks run at a time, each with `threads` for its products. After `pauses` (numbers of values) of C, `enough` may end the walk.
     """
     shared = rows.curvature()
     jobs = max(1, min(jobs, len(tasks)))
@@ -125,7 +126,7 @@ def solve(
         for start in range(jobs)
     ]
     ends = [*sorted({end for end in pauses if 0 < end < len(Cs)}), len(Cs)]
-    with threadpool_limits(limits=1, user_api="blas"), Parallel(n_jobs=jobs, backend="threading") as pool:
+    with threadpool_limits(limits=threads, user_api="blas"), Parallel(n_jobs=jobs, backend="threading") as pool:
         for end in ends:
             if jobs == 1:
                 parts[0].advance(end, seen)

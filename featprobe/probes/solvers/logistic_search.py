@@ -54,6 +54,7 @@ class Search:
     kind: str
     grid: Sequence[float]
     scoring: str
+    gap: float = SEARCHING
     rows: Rows = field(init=False)
     parts: list[Part] = field(default_factory=list)
     walked: int = 0
@@ -111,7 +112,7 @@ class Search:
             self.rows,
             [part.task for part in self.parts],
             self.grid,
-            gap=SEARCHING,
+            gap=self.gap,
             jobs=jobs,
             seen=self._seen,
             pauses=pauses,
@@ -179,12 +180,12 @@ class Search:
         return coef, kept.b - coef @ self.rows.centre, kept.relative
 
     def uncertified(self) -> list[float]:
-        """The values of C at which some part was not brought within SEARCHING."""
+        """The values of C at which some part was not brought within `gap`."""
         found = set()
         for part in self.parts:
             for place, solved in enumerate(part.task.solved):
                 gaps = solved.gap / np.maximum(solved.objective, np.finfo(float).tiny)
                 own = gaps[part.usable] if len(part.labels) else gaps
-                if (own > SEARCHING).any():
+                if (own > self.gap).any():
                     found.add(self.grid[place])
         return sorted(found)
