@@ -31,7 +31,7 @@ CS = 10.0 ** np.linspace(-6, 5, 45)
 GAP = 1e-6
 
 
-def embeddings(rows: int, columns: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def embeddings(rows: int, columns: int, classes: int, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Standardised rows with a spectrum of power 1, as embeddings have, and a noisy linear truth."""
     rng = np.random.default_rng(seed)
     spectrum = np.arange(1, columns + 1.0) ** -0.5
@@ -39,7 +39,7 @@ def embeddings(rows: int, columns: int, classes: int, seed: int = 0) -> tuple[np
     X = (rng.standard_normal((rows, columns)) * spectrum) @ turn
     X = (X - X.mean(axis=0)) / X.std(axis=0)
     truth = X @ rng.standard_normal((columns, classes)) * 2 / np.sqrt(columns)
-    return np.ascontiguousarray(X), (truth + rng.gumbel(size=truth.shape)).argmax(axis=1)
+    return np.ascontiguousarray(X), (truth + noise * rng.gumbel(size=truth.shape)).argmax(axis=1)
 
 
 def ours(X: np.ndarray, y: np.ndarray, cut: list[tuple[np.ndarray, np.ndarray]]) -> object:

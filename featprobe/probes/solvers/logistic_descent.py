@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
+from scipy.linalg import cho_solve
 
 from featprobe.probes.solvers.logistic_losses import Floats, Loss
 from featprobe.records import FloatArray
@@ -18,12 +19,13 @@ BACKWARD: Final = "backward"
 TURN: Final = "turn"
 TURN_BACK: Final = "turn back"
 MEASURE: Final = "measure"
+FACTOR: Final = "factor"
 PAUSE: Final = "pause"
 
 Asking = Generator[tuple[str, Any], Any, Any]
 """(FORWARD, vector) -> logits [k, n]; (BACKWARD, residuals [k, n]) -> vector; (TURN, (rows [k, D], curvature)) ->
 [k, r] along the eigenvectors, (TURN_BACK, the same) -> [k, D]; (MEASURE, row weights [n]) -> Curvature, in the
-weights' precision; (PAUSE, None) after each of `pauses`. A vector
+weights' precision; (FACTOR, (weights [k, n], C)) -> Blocks, in the weights' precision; (PAUSE, None) after each of `pauses`. A vector
 holds k * D weights, row by row, and k intercepts. Its dtype is the precision in which the product is made."""
 
 MEMORY: Final = 30
@@ -35,11 +37,21 @@ SPAN: Final = 4
 STEPS: Final = 200
 """Iterations at one C and in one precision."""
 
-STALL: Final = 12
-"""Iterations in a row without a smaller gap, after which this precision has no more digits."""
+STALL: Final = 15
+"""Iterations in a row without a smaller gap, after which the digits at hand are used up."""
 
-REFRESH: Final = 30
-"""Iterations at one C after which the curvature is measured again, with the rows weighted as they bend the loss."""
+ANCHORS: Final = 6
+"""Anchors in double precision at one C, after which it is given up."""
+
+FACTOR_COST: Final = 18
+"""Columns for which factoring the blocks costs what one iteration does: after columns / FACTOR_COST iterations at one C
+it is worth its price (see `Blocks`)."""
+
+FACTOR_ROOM: Final = 2
+"""Blocks hold width * columns^2 numbers: they are not made where that is more than this many times the data's."""
+
+FACTOR_REACH: Final = 10.0
+"""Ratio of C's up to which blocks that were factored at one serve the other."""
 
 SLOPE: Final = 0.3
 """A line search ends where the slope is this share of its start's."""
@@ -52,6 +64,27 @@ class Curvature:
     vectors: Floats
     values: FloatArray
     rest: float
+
+
+@dataclass(slots=True, eq=False)
+class Blocks:
+    """The Hessian's diagonal blocks at one C and one place: of each column of the logits C * X' diag(bends) X + 1.
+
+    Rows bend the classes differently, which the product of `Curvature` and the classes' mean can't hold; where it is
+    far off (columns / FACTOR_COST iterations are not enough), the blocks are the better start: the inverse Hessian
+    is taken for P B^-1 P, P the projection on what softmax feels. `factors`: Cholesky's, [D + 1, D + 1] with the
+    intercept last, one per column; in double precision where the descent is.
+    """
+
+    C: float
+    factors: list[Floats]
+
+
+@dataclass(slots=True, eq=False)
+class Shelf:
+    """Where the walks that go together leave the blocks that one of them had factored: folds bend nearly alike."""
+
+    blocks: Blocks | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -82,11 +115,16 @@ class Descent:
     start: FloatArray
     columns: int
     single: bool = True
+    exact: bool = False
+    """Whether every product is double precision's: for the few solutions that anchors do not reach."""
+    rows: int = 0
+    shelf: Shelf = field(default_factory=Shelf)
     pauses: frozenset[int] = frozenset()
     solutions: list[FloatArray] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     _pairs: deque[tuple[FloatArray, FloatArray, float, float]] = field(init=False)
     _classes: tuple[FloatArray, FloatArray] = field(init=False)
+    _anchor: tuple[FloatArray, FloatArray] | None = None
 
     def __post_init__(self) -> None:
         # A pair costs two vectors; together they should not outweigh the data.
@@ -99,12 +137,19 @@ class Descent:
 
     def walk(self) -> Asking:
         """Every C in turn; the vectors that were found are appended to `solutions`."""
-        logits = yield (FORWARD, self._precise(self.start))
-        point = yield from self._at(self.start, logits.astype(np.float64))
+        if self.single:
+            logits = yield (FORWARD, self.start.astype(np.float32))
+            point = yield from self._at(self.start, logits.astype(np.float64))
+        else:
+            point = yield from self._anchored(self.start)
         recent: deque[Point] = deque(maxlen=SPAN)
         for C in self.Cs:
             if len(recent) > 1:
-                point = yield from self._at(*self._predicted(C, list(recent)))
+                vector, logits = self._predicted(C, list(recent))
+                # With anchors `_solve` makes its own there.
+                point = (
+                    (yield from self._at(vector, logits)) if self.single else replace(point, vector=vector)
+                )
             single = self.single
             point = yield from self._solve(C, point)
             self.solutions.append(point.vector)
@@ -119,8 +164,21 @@ class Descent:
 
     def _at(self, vector: FloatArray, logits: FloatArray) -> Asking:
         losses, probabilities = self.loss.value(logits, single=self.single)
-        slope = yield (BACKWARD, self.loss.residual(probabilities))
-        return Point(vector, logits, losses, probabilities, slope.astype(np.float64))
+        residual = self.loss.residual(probabilities)
+        if self._anchor is None:
+            slope = (yield (BACKWARD, residual)).astype(np.float64)
+            if not self.single and not self.exact:
+                self._anchor = residual, slope
+        else:
+            before, slope = self._anchor
+            slope = slope + (yield (BACKWARD, (residual - before).astype(np.float32)))
+        return Point(vector, logits, losses, probabilities, slope)
+
+    def _anchored(self, vector: FloatArray) -> Asking:
+        """The point at `vector` in double precision, from which single precision then measures differences."""
+        self._anchor = None
+        logits = yield (FORWARD, vector)
+        return (yield from self._at(vector, logits))
 
     # -- what is minimised ----------------------------------------------------------------------------------
 
@@ -151,32 +209,54 @@ class Descent:
     # -- one C -----------------------------------------------------------------------------------------------
 
     def _solve(self, C: float, point: Point) -> Asking:
-        """The optimum at C from `point`: in single precision while that has digits, then in double."""
-        steps = 0
+        """The optimum at C from `point`: in single precision while that has digits, then from anchors in double.
+
+        An anchor is a point whose logits and gradient are double precision's; near it both are the anchor's plus a
+        product of a small difference, which single precision holds to as many digits as the difference is small.
+        """
+        steps, anchors = 0, 0
+        if not self.single:
+            point = yield from self._anchored(point.vector)
         while True:
-            best, idle, count = np.inf, 0, 0
-            self._measure_classes(point)
-            while (distance := self._distance(C, point)) > self.gap and count < STEPS and idle < STALL:
-                best, idle = (distance, 0) if distance < 0.9 * best else (best, idle + 1)
-                moved = yield from self._step(C, point)
-                if moved is None:
-                    break
-                point = moved
-                count += 1
-                if count % REFRESH == 0:
-                    self.curvature = yield (MEASURE, self._precise(self.loss.weight(point.probabilities)))
-                    self._measure_classes(point)
+            point, distance, count, idle = yield from self._descend(C, point)
             steps += count
-            if distance <= self.gap or not self.single:
+            if distance <= self.gap and not (self.single or self.exact) and count > 1:
+                # Many small products add up: what they come to is measured from a new anchor.
+                point = yield from self._anchored(point.vector)
+                distance = self._distance(C, point)
+                if distance > self.gap and anchors < ANCHORS:
+                    anchors += 1
+                    continue
+            if distance <= self.gap or anchors == ANCHORS or steps >= STEPS * ANCHORS:
                 self.iterations.append(steps)
                 return point
-            # What was learnt of the curvature near single precision's end is rounding.
-            self.single = False
-            for _ in range(min(idle + 2, len(self._pairs))):
-                self._pairs.pop()
-            self.curvature = yield (MEASURE, self._precise(self.loss.weight(point.probabilities)))
-            logits = yield (FORWARD, point.vector)
-            point = yield from self._at(point.vector, logits)
+            anchors += 1
+            if self.single:
+                self.single = False
+                # What was learnt of the curvature near single precision's end is rounding.
+                for _ in range(min(idle + 2, len(self._pairs))):
+                    self._pairs.pop()
+                self.curvature = yield (
+                    MEASURE,
+                    self.loss.bends(point.probabilities).sum(axis=0).astype(np.float64),
+                )
+            point = yield from self._anchored(point.vector)
+
+    def _descend(self, C: float, point: Point) -> Asking:
+        """(the point, its gap, iterations, those in vain at the end) where the gap is reached or moves no more."""
+        best, idle, count, patience = np.inf, 0, 0, max(12, self.columns // FACTOR_COST)
+        self._measure_classes(point)
+        while (distance := self._distance(C, point)) > self.gap and count < STEPS and idle < STALL:
+            best, idle = (distance, 0) if distance < 0.9 * best else (best, idle + 1)
+            moved = yield from self._step(C, point)
+            if moved is None:
+                break
+            point = moved
+            count += 1
+            if count % patience == 0 and self.loss.width * self.columns <= FACTOR_ROOM * self.rows:
+                bends = self._precise(self.loss.bends(point.probabilities))
+                self.shelf.blocks = yield (FACTOR, (bends, C))
+        return point, distance, count, idle
 
     def _measure_classes(self, point: Point) -> None:
         bend = self.loss.curvature(point.probabilities)
@@ -198,7 +278,9 @@ class Descent:
             self._pairs.clear()
             direction = yield from self._direction(C, gradient)
             falling = gradient @ direction
-        along = (yield (FORWARD, self._precise(direction))).astype(np.float64)
+        along = (yield (FORWARD, direction if self.exact else direction.astype(np.float32))).astype(
+            np.float64
+        )
         searched = self._search(C, point, direction, along, falling)
         if searched is None:
             return None
@@ -227,6 +309,9 @@ class Descent:
 
     def _whitened(self, C: float, q: FloatArray) -> Asking:
         """The inverse of (C * classes' curvature x rows' covariance + 1), times q."""
+        blocks = self.shelf.blocks
+        if blocks is not None and self._serves(blocks, C):
+            return self._by_blocks(blocks, C, q)
         bends, classes = self._classes
         dtype = self.curvature.vectors.dtype
         rows = (classes.T @ q[: self.weights].reshape(self.loss.width, -1)).astype(dtype)
@@ -242,6 +327,30 @@ class Descent:
         felt = bends > 1e-9 * bends.max()
         free = classes[:, felt] @ ((classes.T @ q[self.weights :])[felt] / (C * bends[felt]))
         return np.concatenate([found.reshape(-1), free])
+
+    def _serves(self, blocks: Blocks, C: float) -> bool:
+        near = 1 / FACTOR_REACH <= C / blocks.C <= FACTOR_REACH
+        return near and (self.single or blocks.factors[0].dtype == np.float64)
+
+    def _by_blocks(self, blocks: Blocks, C: float, q: FloatArray) -> FloatArray:
+        """The same by the blocks: P B^-1 P q, and q itself in what softmax does not feel."""
+        held, width = self.weights, self.loss.width
+        rows = np.hstack([q[:held].reshape(width, -1), q[held:, None]])
+        shared = rows.mean(axis=0) if self.loss.coupled else np.zeros(rows.shape[1])
+        rows -= shared
+        dtype = blocks.factors[0].dtype
+        found = np.stack(
+            [
+                cho_solve((factor, True), row.astype(dtype), check_finite=False)
+                for factor, row in zip(blocks.factors, rows, strict=True)
+            ]
+        ).astype(np.float64)
+        found *= blocks.C / C  # what bends grows with C; what does not is left to the pairs
+        if self.loss.coupled:
+            found -= found.mean(axis=0)
+            shared[-1] = 0
+        found += shared
+        return np.concatenate([found[:, :-1].reshape(-1), found[:, -1]])
 
     def _search(
         self, C: float, point: Point, direction: FloatArray, along: FloatArray, falling: float

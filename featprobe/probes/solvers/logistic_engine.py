@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy.linalg import eigh
+from scipy.linalg import LinAlgError, cholesky, eigh
 from threadpoolctl import threadpool_limits
 
 from featprobe.probes.solvers import logistic_descent as descent
 from featprobe.probes.solvers.logistic_certificate import Certificate, best_intercept, certificate
-from featprobe.probes.solvers.logistic_descent import Curvature, Descent
+from featprobe.probes.solvers.logistic_descent import Blocks, Curvature, Descent, Shelf
 from featprobe.probes.solvers.logistic_losses import Floats, Loss
-from featprobe.records import AnyArray, FloatArray
+from featprobe.records import AnyArray, FloatArray, IntArray
 
 EIGENVECTORS: Final = 1024
 """Directions at most in which the curvature is told apart."""
@@ -76,11 +76,44 @@ class Rows:
         rest = float(values[EIGENVECTORS:].mean()) if len(values) > EIGENVECTORS else 0.0
         return Curvature(np.ascontiguousarray(vectors[:, :EIGENVECTORS]), values[:EIGENVECTORS], rest)
 
-    def _block(self, part: slice, root: Floats) -> Floats:
+    def factors(self, weights: Floats, C: float) -> Blocks:
+        """Cholesky's factors of C * X' diag(row of `weights` [k, n]) X + 1, the intercept's column of ones last."""
+        n, D = self.X.shape
+        grams = np.zeros((len(weights), D + 1, D + 1), dtype=weights.dtype)
+        roots = np.sqrt(weights)
+        # A row that bends a millionth of what the others do is left out: most are, where the data are separable.
+        felt = weights > 1e-6 * weights.max(axis=1, keepdims=True)
+        some = np.flatnonzero(felt.any(axis=0))
+        ones = np.ones((n, 1), dtype=weights.dtype)
+        for start in range(0, len(some), BLOCK):
+            part = some[start : start + BLOCK]
+            rows = np.hstack([self._block(part, ones), ones[part]])
+            for place, (root, own) in enumerate(zip(roots, felt, strict=True)):
+                bent = rows[own[part]] * root[part][own[part], None]
+                grams[place] += bent.T @ bent
+        grams *= C
+        for gram in grams:
+            top = float(np.diag(gram).max())
+            gram[np.diag_indices(D)] += 1
+            gram[np.diag_indices(D + 1)] += 4 * np.finfo(weights.dtype).eps * top
+        return Blocks(C, [_cholesky(gram) for gram in grams])
+
+    def _block(self, part: slice | IntArray, root: Floats) -> Floats:
         """Rows, centred and scaled, times `root` [n, 1], in its precision."""
         if root.dtype == np.float32:
             return self.single[part] * root[part]
         return (self.X[part] - self.centre) / self.scale * root[part]
+
+
+def _cholesky(gram: Floats) -> Floats:
+    """The lower factor, of a matrix that is lifted where rounding left it indefinite."""
+    for lift in (0.0, 1e-6, 1e-3):
+        try:
+            gram[np.diag_indices(len(gram))] += lift * float(np.diag(gram).max())
+            return np.asarray(cholesky(gram, lower=True, check_finite=False))
+        except LinAlgError:
+            continue
+    return np.diag(np.sqrt(np.diag(gram)))
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +159,10 @@ def solve(
         for start in range(jobs)
     ]
     ends = [*sorted({end for end in pauses if 0 < end < len(Cs)}), len(Cs)]
-    with threadpool_limits(limits=threads, user_api="blas"), Parallel(n_jobs=jobs, backend="threading") as pool:
+    with (
+        threadpool_limits(limits=threads, user_api="blas"),
+        Parallel(n_jobs=jobs, backend="threading") as pool,
+    ):
         for end in ends:
             if jobs == 1:
                 parts[0].advance(end, seen)
@@ -155,9 +191,8 @@ class _Walkers:
         pauses = frozenset(self.pauses)
         own = [self.tasks[number] for number in self.numbers]
         # Half the gap: single precision's own account of it is not exact.
-        self.walks = [
-            _descent(self.rows, task, self.Cs, self.gap / 2, self.shared, pauses=pauses) for task in own
-        ]
+        more = {"pauses": pauses, "shelf": Shelf()}
+        self.walks = [_descent(self.rows, task, self.Cs, self.gap / 2, self.shared, **more) for task in own]
         self.running = [(task, walk.walk(), _FIRST) for task, walk in zip(own, self.walks, strict=True)]
 
     def advance(self, end: int, seen: Seen | None) -> None:
@@ -196,6 +231,7 @@ def _descent(
     rows: Rows, task: Task, Cs: Sequence[float], gap: float, curvature: Curvature, **more: Any
 ) -> Descent:
     return Descent(
+        rows=len(rows.X),
         loss=task.loss,
         Cs=Cs,
         gap=gap,
@@ -230,6 +266,7 @@ def _finish(rows: Rows, task: Task, place: int, C: float, gap: float, curvature:
             curvature,
             start=np.concatenate([found.w.reshape(-1), found.b]),
             single=False,
+            exact=True,
         )
         drive(rows, [(task, again.walk(), _FIRST)])
         steps += again.iterations[0]
@@ -246,7 +283,7 @@ def polish(rows: Rows, task: Task, place: int, C: float, *, gap: float) -> Certi
         # The rows' own weights: near the optimum they are what the loss bends by.
         found = task.solved[place]
         logits = rows.logits(found.w * (rows.scale / task.scale)) + found.b[:, None]
-        weight = task.loss.weight(task.loss.value(logits)[1])
+        weight = task.loss.bends(task.loss.value(logits)[1]).sum(axis=0)
         with threadpool_limits(limits=1, user_api="blas"):
             _finish(rows, task, place, C, gap, rows.curvature(weight))
     return task.solved[place]
@@ -315,7 +352,7 @@ def _together(asked: Sequence[tuple[Task, Any, tuple[str, Any]]]) -> dict[tuple[
     for place, (_, _, (kind, payload)) in enumerate(asked):
         if kind in {descent.FORWARD, descent.BACKWARD}:
             key: tuple[Any, ...] = (kind, payload.dtype)
-        elif kind == descent.MEASURE:
+        elif kind in {descent.MEASURE, descent.FACTOR}:
             key = (kind, place)
         else:
             key = (kind, id(payload[1]))
@@ -327,6 +364,8 @@ def _answer(rows: Rows, key: tuple[Any, ...], tasks: Sequence[Task], payloads: S
     kind = key[0]
     if kind == descent.MEASURE:
         return [rows.curvature(payloads[0])]
+    if kind == descent.FACTOR:
+        return [rows.factors(*payloads[0])]
     if kind in {descent.TURN, descent.TURN_BACK}:
         vectors = payloads[0][1].vectors
         stacked = np.concatenate([payload[0] for payload in payloads])

@@ -36,8 +36,8 @@ class Loss(Protocol):
     def curvature(self, probabilities: Floats) -> FloatArray:
         """The second derivative summed over rows, [k, k]."""
 
-    def weight(self, probabilities: Floats) -> Floats:
-        """How much each row bends the loss (the trace of its second derivative), [n]."""
+    def bends(self, probabilities: Floats) -> Floats:
+        """How much each row bends each column's loss (the second derivative's diagonal), [k, n]."""
 
 
 @dataclass(eq=False)
@@ -96,9 +96,10 @@ class Softmax:
         found = np.diag(weighted.sum(axis=1)) - weighted @ probabilities.T
         return np.asarray(found, dtype=np.float64)
 
-    def weight(self, probabilities: Floats) -> Floats:
-        """In each row weight * (1 - |p|^2)."""
-        return self._weights(probabilities) * (1 - np.square(probabilities).sum(axis=0))
+    def bends(self, probabilities: Floats) -> Floats:
+        """Weight * p * (1 - p)."""
+        found: Floats = probabilities * (1 - probabilities) * self._weights(probabilities)
+        return found
 
 
 @dataclass(eq=False)
@@ -135,10 +136,9 @@ class Sigmoids:
 
     def curvature(self, probabilities: Floats) -> FloatArray:
         """The sums of weights * p * (1 - p), on the diagonal."""
-        found = (probabilities * (1 - probabilities) * self._weights(probabilities)).sum(axis=1)
-        return np.diag(found.astype(np.float64))
+        return np.diag(self.bends(probabilities).sum(axis=1).astype(np.float64))
 
-    def weight(self, probabilities: Floats) -> Floats:
-        """Of all labels together."""
-        found: Floats = (probabilities * (1 - probabilities) * self._weights(probabilities)).sum(axis=0)
+    def bends(self, probabilities: Floats) -> Floats:
+        """Weight * p * (1 - p)."""
+        found: Floats = probabilities * (1 - probabilities) * self._weights(probabilities)
         return found

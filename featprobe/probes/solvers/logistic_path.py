@@ -52,7 +52,7 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        Cs: Sequence[float] = DEFAULT_CS,  # noqa: N803 - scikit-learn's own name
+        Cs: Sequence[float] = DEFAULT_CS,
         gap: float = 1e-6,
         class_weight: Mapping[Any, float] | str | None = None,
         n_jobs: int | None = None,
