@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from joblib import Parallel, delayed, parallel_config
 from scipy.special import expit, logit, softmax
 
 from featprobe.probes.choosing import TIE, score
@@ -31,13 +32,14 @@ FINAL: Final = 1e-13
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One regression that is fitted: which rows, which of the labels, and what the held-out rows say of it.
+    """One regression that is fitted: to which rows, which of the labels, and what the held-out rows say of it.
 
     `labels`: columns of y (one target of classes: empty). `classes`: those that its rows hold. `scores` [labels or
     1, values of C], NaN where not yet judged.
     """
 
     task: Task
+    fit: IntArray
     held: IntArray
     labels: IntArray
     classes: IntArray
@@ -96,6 +98,7 @@ class Search:
         start = np.concatenate([np.zeros(loss.width * columns), intercept])
         part = Part(
             Task(loss, scale, start),
+            fit,
             held,
             labels,
             classes,
@@ -106,18 +109,32 @@ class Search:
         return part
 
     def run(self, *, patient: bool, jobs: int) -> None:
-        """Walk the grid; `patient` leaves it where all have got worse for PATIENCE values."""
+        """Walk the grid; `patient` leaves it where all have got worse for PATIENCE values (in one process)."""
+        if jobs > 1 and not patient and len(self.parts) > 1:
+            self._run_apart(min(jobs, len(self.parts)))
+            return
         pauses = range(PATIENCE + 4, len(self.grid), 2) if patient else ()
         self.walked = solve(
             self.rows,
             [part.task for part in self.parts],
             self.grid,
             gap=self.gap,
-            jobs=jobs,
             seen=self._seen,
             pauses=pauses,
             enough=self._enough if patient else None,
         )
+
+    def _run_apart(self, jobs: int) -> None:
+        """Every `jobs`-th part in a process of its own: threads would wait for one another's small steps."""
+        groups = [self.parts[start::jobs] for start in range(jobs)]
+        asked = [[(part.fit, part.held, part.labels) for part in group] for group in groups]
+        what = (self.X, self.y, self.kind, self.grid, self.scoring, self.gap)
+        with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
+            done = Parallel()(delayed(_walked)(what, some) for some in asked)
+        for group, found in zip(groups, done, strict=True):
+            for part, (solved, iterations, scores) in zip(group, found, strict=True):
+                part.task.solved, part.task.iterations, part.scores = solved, iterations, scores
+        self.walked = len(self.grid)
 
     def _seen(self, number: int, place: int, logits: FloatArray) -> None:
         part = self.parts[number]
@@ -189,3 +206,14 @@ class Search:
                 if (own > self.gap).any():
                     found.add(self.grid[place])
         return sorted(found)
+
+
+def _walked(
+    what: tuple[Any, ...], asked: Sequence[tuple[IntArray, IntArray, IntArray]]
+) -> list[tuple[list[Certificate], list[int], FloatArray]]:
+    """What some parts of a search come to."""
+    search = Search(*what)
+    for fit, held, labels in asked:
+        search.add(fit, held, labels)
+    search.run(patient=False, jobs=1)
+    return [(part.task.solved, part.task.iterations, part.scores) for part in search.parts]
