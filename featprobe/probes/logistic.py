@@ -105,10 +105,9 @@ class Logistic:
             )
         if kind == "l2":
             unit = Scaling.of(X, "l2")
-            inner, *rest = self._fit(
-                unit(X), y, selection, label_names, dataclasses.replace(rule, scale="none")
-            )
-            return ScaledModel(unit, inner), *rest
+            plain = dataclasses.replace(rule, scale="none")
+            inner, chosen, scores, notes = self._fit(unit(X), y, selection, label_names, plain)
+            return ScaledModel(unit, inner), chosen, scores, notes
         return self._fit(X, y, selection, label_names, dataclasses.replace(rule, scale=kind))
 
     def _fit(self, X: FloatArray, y: IntArray, selection: Parts, names: Sequence[str], rule: Rule) -> Fit:

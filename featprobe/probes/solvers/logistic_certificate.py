@@ -68,7 +68,7 @@ def best_intercept(loss: Loss, logits: FloatArray) -> tuple[FloatArray, FloatArr
         shift = shift + length * step
         losses, probabilities, residual = new_losses, new_probabilities, found
         left = residual.sum(axis=1)
-    return shift, losses, residual
+    return shift, losses, np.asarray(residual, dtype=np.float64)
 
 
 def certificate(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.linalg import cho_solve
 
+from featprobe.probes.solvers.logistic_curvature import Blocks, Curvature, Shelf
 from featprobe.probes.solvers.logistic_losses import Floats, Loss
 from featprobe.records import FloatArray
 
@@ -55,36 +56,6 @@ FACTOR_REACH: Final = 10.0
 
 SLOPE: Final = 0.3
 """A line search ends where the slope is this share of its start's."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Curvature:
-    """The rows' (weighted) covariance: eigenvectors [D, r], eigenvalues [r], `rest` for all directions beyond."""
-
-    vectors: Floats
-    values: FloatArray
-    rest: float
-
-
-@dataclass(slots=True, eq=False)
-class Blocks:
-    """The Hessian's diagonal blocks at one C and one place: of each column of the logits C * X' diag(bends) X + 1.
-
-    Rows bend the classes differently, which the product of `Curvature` and the classes' mean can't hold; where it is
-    far off (columns / FACTOR_COST iterations are not enough), the blocks are the better start: the inverse Hessian
-    is taken for P B^-1 P, P the projection on what softmax feels. `factors`: Cholesky's, [D + 1, D + 1] with the
-    intercept last, one per column; in double precision where the descent is.
-    """
-
-    C: float
-    factors: list[Floats]
-
-
-@dataclass(slots=True, eq=False)
-class Shelf:
-    """Where the walks that go together leave the blocks that one of them had factored: folds bend nearly alike."""
-
-    blocks: Blocks | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -168,7 +139,7 @@ class Descent:
         if self._anchor is None:
             slope = (yield (BACKWARD, residual)).astype(np.float64)
             if not self.single and not self.exact:
-                self._anchor = residual, slope
+                self._anchor = residual.astype(np.float64, copy=False), slope
         else:
             before, slope = self._anchor
             slope = slope + (yield (BACKWARD, (residual - before).astype(np.float32)))
@@ -409,7 +380,7 @@ class Descent:
 
 
 def _mixed(shares: FloatArray, parts: Sequence[FloatArray]) -> FloatArray:
-    found = shares[0] * parts[0]
+    found: FloatArray = shares[0] * parts[0]
     for share, part in zip(shares[1:], parts[1:], strict=True):
         found += share * part
     return found

@@ -121,9 +121,11 @@ class Sigmoids:
 
     def value(self, logits: FloatArray, *, single: bool = False) -> tuple[FloatArray, Floats]:
         """log(1 + exp(-margin)); what is returned as probability is that of the wrong answer, with its digits."""
-        wrong = (logits * self._sign).astype(np.float32 if single else np.float64, copy=False)
+        wrong: Floats = logits * self._sign
+        if single:
+            wrong = wrong.astype(np.float32)
         losses = np.logaddexp(0, wrong)
-        return np.einsum("kn,kn->k", losses.astype(np.float64), self._double), expit(wrong)
+        return np.einsum("kn,kn->k", losses.astype(np.float64), self._double), np.asarray(expit(wrong))
 
     def residual(self, probabilities: Floats) -> Floats:
         """Probability of the wrong answer, signed."""

@@ -14,7 +14,8 @@ from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from featprobe.probes.solvers.logistic_engine import Rows, Task, polish, solve
+from featprobe.probes.solvers.logistic_curvature import Rows
+from featprobe.probes.solvers.logistic_engine import Task, polish, solve
 from featprobe.probes.solvers.logistic_losses import Sigmoids, Softmax
 from featprobe.records import AnyArray, FloatArray, IntArray
 

@@ -14,7 +14,8 @@ from scipy.special import expit, logit, softmax
 from featprobe.probes.choosing import TIE, score
 from featprobe.probes.scaling import deviation
 from featprobe.probes.solvers.logistic_certificate import Certificate
-from featprobe.probes.solvers.logistic_engine import Rows, Task, polish, solve
+from featprobe.probes.solvers.logistic_curvature import Rows
+from featprobe.probes.solvers.logistic_engine import Task, polish, solve
 from featprobe.probes.solvers.logistic_losses import Sigmoids, Softmax
 from featprobe.records import AnyArray, FloatArray, IntArray
 
