@@ -22,12 +22,14 @@ def _log_loss(truth: AnyArray, predicted: FloatArray) -> FloatArray:
     eps = np.finfo(np.float64).eps
     if truth.ndim == 1:
         sure = predicted / np.maximum(predicted.sum(axis=2, keepdims=True), eps)
-        return np.log(np.clip(sure[:, np.arange(len(truth)), truth], eps, 1)).mean(axis=1)
+        return np.asarray(np.log(np.clip(sure[:, np.arange(len(truth)), truth], eps, 1)).mean(axis=1))
     p = np.clip(predicted, eps, 1 - eps)
     found = np.where(truth == 1, np.log(p), np.log1p(-p))
     known = truth >= 0
+    if not known.any():
+        return np.zeros(len(predicted))  # nothing to judge by: no value is better than another
     per_label = np.where(known, found, 0).sum(axis=1) / np.maximum(known.sum(axis=0), 1)
-    return per_label[:, known.any(axis=0)].mean(axis=1)
+    return np.asarray(per_label[:, known.any(axis=0)].mean(axis=1))
 
 
 def _concordance(truth: AnyArray, predicted: FloatArray) -> FloatArray:
@@ -36,27 +38,27 @@ def _concordance(truth: AnyArray, predicted: FloatArray) -> FloatArray:
     centre = found.mean(axis=1)
     shared = ((found - centre[:, None]) * (truth - truth.mean())).mean(axis=1)
     spread = found.var(axis=1) + truth.var() + np.square(centre - truth.mean())
-    return 2 * shared / np.where(spread > 0, spread, 1)
+    return np.asarray(2 * shared / np.where(spread > 0, spread, 1))
 
 
 def _accuracy(truth: AnyArray, predicted: FloatArray) -> FloatArray:
     """The share of rows whose largest score is the truth's; labels: the share of known labels on the right side of 1/2."""
     if truth.ndim == 1:
-        return (predicted.argmax(axis=2) == truth).mean(axis=1)
+        return np.asarray((predicted.argmax(axis=2) == truth).mean(axis=1))
     known = truth >= 0
     right = ((predicted >= 0.5) == (truth == 1)) & known
-    return right.sum(axis=(1, 2)) / max(int(known.sum()), 1)
+    return np.asarray(right.sum(axis=(1, 2)) / max(int(known.sum()), 1))
 
 
 def _balanced_accuracy(truth: AnyArray, predicted: FloatArray) -> FloatArray:
     """The mean over the classes that occur of the share that is found."""
     guessed = predicted.argmax(axis=2)
-    return np.mean([(guessed[:, truth == k] == k).mean(axis=1) for k in np.unique(truth)], axis=0)
+    return np.asarray(np.mean([(guessed[:, truth == k] == k).mean(axis=1) for k in np.unique(truth)], axis=0))
 
 
 def _squared_error(truth: AnyArray, predicted: FloatArray) -> FloatArray:
     """Minus the mean squared error of [G, M, 1]."""
-    return -np.square(predicted[:, :, 0] - truth).mean(axis=1)
+    return np.asarray(-np.square(predicted[:, :, 0] - truth).mean(axis=1))
 
 
 SCORES: Final[dict[str, Score]] = {

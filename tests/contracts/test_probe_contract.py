@@ -15,6 +15,15 @@ from featprobe.registry import PROBES
 NAMES = [name for name, probe in PROBES.items() if "classes" in probe.tasks]
 PAIRS = [(name, task) for name, probe in PROBES.items() for task in probe.tasks]
 
+LEAST = {"classes": 0.7, "ordinal": 0.7, "multilabel": 0.8, "continuous": 0.9}
+"""Accuracy, or correlation of a number, on new rows."""
+NEIGHBOURS = {"classes": 0.6, "ordinal": 0.6, "multilabel": 0.7, "continuous": 0.5}
+"""What 90 rows in 12 dimensions teach a probe that fits no line."""
+
+
+def least(name, task):
+    return (NEIGHBOURS if name == "knn" else LEAST)[task]
+
 
 def data(classes=3, rows=90, columns=12, seed=0):
     rng = np.random.default_rng(seed)
@@ -28,6 +37,8 @@ def target(task, rows=90, columns=12, seed=0):
     X, y = data(3, rows, columns, seed)
     if task == "continuous":
         return X, 40 + X[:, :4].sum(axis=1).astype(float), 1
+    if task == "ordinal":
+        X[:, :3] += 2.0 * y[:, None]  # in order along one direction
     if task == "multilabel":
         labels = np.stack([X[:, k] > 0.7 for k in range(3)], axis=1).astype(np.int64)
         labels[np.random.default_rng(seed).random(labels.shape) < 0.1] = -1
@@ -71,7 +82,7 @@ class TestEveryTask:
         assert fitted.predict(new[:0]).shape == (0, n_classes)
         assert fitted.task == task
         if task == "continuous":
-            assert np.corrcoef(found[:, 0], truth)[0, 1] > 0.9
+            assert np.corrcoef(found[:, 0], truth)[0, 1] > least(name, task)
             with pytest.raises(ProbeError, match="no probabilities"):
                 fitted.predict_proba(new)
             return
@@ -79,10 +90,10 @@ class TestEveryTask:
         np.testing.assert_array_equal(found, fitted.predict_proba(new))
         if task == "multilabel":
             known = truth >= 0
-            assert ((found > 0.5) == truth)[known].mean() > 0.8
+            assert ((found > 0.5) == truth)[known].mean() > least(name, task)
         else:
             np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
-            assert (found.argmax(axis=1) == truth).mean() > 0.7
+            assert (found.argmax(axis=1) == truth).mean() > least(name, task)
 
     def test_chooses_on_the_grid_and_describes_itself(self, name, task):
         X, y, n_classes = target(task)
@@ -148,10 +159,10 @@ class TestEveryProbe:
         assert found.dtype == np.float64
         np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
         assert (found >= 0).all()
-        assert (found.argmax(axis=1) == truth).mean() > 0.7
+        assert (found.argmax(axis=1) == truth).mean() > least(name, "classes")
         assert fitted.predict_proba(new[:0]).shape == (0, classes)
         assert describe(name)
-        assert fitted.chosen["C"] in fitted.scores
+        assert set(fitted.chosen.values()) <= set(fitted.scores)
 
     def test_a_class_that_training_lacks_gets_nothing(self, name):
         X, y = data(2)

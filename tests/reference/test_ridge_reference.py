@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.linear_model import Ridge as Plain
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featprobe.probes import fit_probe, ridge
+from featprobe.probes import Rule, fit_probe, ridge
 
 PREVALENCE = 0.3
 
@@ -57,7 +57,7 @@ def test_ridge_is_plain_scikit_learn(rows, columns):
 def test_ridge_says_where_the_grid_ends():
     X, y = numbers(60, 20)
     nothing = fit("ridge", X, np.random.default_rng(5).standard_normal(60), "continuous")
-    assert nothing.chosen["alpha"] == ridge.GRID[-1]
+    assert nothing.chosen["alpha"] == max(ridge.GRID)
     assert "strong end" in nothing.notes[0]
     assert fit("ridge", X, y, "continuous").notes == ()
 
@@ -69,6 +69,35 @@ def test_ridge_scales_on_the_training_part_alone():
     only = [(np.arange(40), np.arange(40, 60))]
     scores = [fit("ridge", table, y, "continuous", only).scores for table in (X, spoiled)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 60), (80, 12)])
+def test_leaving_out_one_row_costs_nothing_and_is_what_refitting_gives(rows, columns):
+    X, y = numbers(rows, columns)
+    scaled = StandardScaler().fit_transform(X)
+    others = ~np.eye(rows, dtype=bool)
+    alphas = ridge.GRID[::4]
+    found = ridge.Decomposed.of(scaled, y[:, None]).left_out(alphas)[:, :, 0]
+    for alpha, values in zip(alphas, found, strict=True):
+        model = Plain(alpha=alpha, solver="svd")
+        refitted = [model.fit(scaled[own], y[own]).predict(scaled[~own])[0] for own in others]
+        np.testing.assert_allclose(values, refitted, rtol=1e-7)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 60), (80, 12)])
+def test_the_alpha_of_leaving_one_out_is_ridgecvs(rows, columns):
+    X, y = numbers(rows, columns)
+    rule = Rule(pick="best", options={"choose": "leave-one-out"})
+    fitted = fit("ridge", X, y, "continuous", rule=rule)
+    plain = RidgeCV(alphas=ridge.GRID, store_cv_results=True).fit(StandardScaler().fit_transform(X), y)
+    assert fitted.chosen["alpha"] == plain.alpha_
+    expected = dict(zip(ridge.GRID, -plain.cv_results_.mean(axis=0), strict=True))
+    for alpha, value in fitted.scores.items():
+        assert value == pytest.approx(expected[alpha], rel=1e-6)
+    assert "rows of one group" in fitted.notes[-1]
+    np.testing.assert_allclose(
+        fitted.predict(X)[:, 0], plain.predict(StandardScaler().fit_transform(X)), rtol=1e-8
+    )
 
 
 def labels(rows, columns, seed=0):
@@ -94,7 +123,7 @@ def test_each_label_is_a_regression_of_its_own_on_the_rows_that_know_it(columns)
         ]
         alone = fit("logistic", X[known], y[known, label], "classes", cut, n_classes=2)
         assert together.chosen[f"C of {name}"] == alone.chosen["C"]
-        np.testing.assert_allclose(found[:, label], alone.predict_proba(new)[:, 1], atol=1e-9)
+        np.testing.assert_allclose(found[:, label], alone.predict_proba(new)[:, 1], atol=1e-6)
         plain = make_pipeline(
             StandardScaler(), LogisticRegression(C=alone.chosen["C"], tol=1e-10, max_iter=50_000)
         )
