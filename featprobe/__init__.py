@@ -1,7 +1,7 @@
 """featprobe: which pretrained backbone should I trust on my own images, and is the difference real?
 
-The stages of the command line are functions here (`extract`, `probe`, `finetune`, `compare`, `inspect`); each
-takes its configuration record. Everything heavy is imported where it is used.
+The stages of the command line are functions here (`extract`, `probe`, `retrieve`, `finetune`, `compare`,
+`inspect`); each takes its configuration record. Everything heavy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -12,40 +12,70 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from featprobe.config import CompareConfig, ExtractConfig, FinetuneConfig, InspectConfig, ProbeConfig
+    from featprobe.config import (
+        CompareConfig,
+        ExtractConfig,
+        FinetuneConfig,
+        InspectConfig,
+        ProbeConfig,
+        RetrieveConfig,
+    )
+    from featprobe.config_models import PredictConfig
     from featprobe.errors import FeatprobeError
+    from featprobe.estimators import FeatureExtractor, LinearProbe, ProbeClassifier, ProbeRegressor
+    from featprobe.probes.solvers.logistic_path import LogisticPath
     from featprobe.stages.compare import compare
     from featprobe.stages.extract import extract
     from featprobe.stages.finetune import finetune
     from featprobe.stages.inspect import inspect
+    from featprobe.stages.predict import predict
     from featprobe.stages.probe import probe
+    from featprobe.stages.retrieve import retrieve
 
 _HOMES = {
     "CompareConfig": "featprobe.config",
     "ExtractConfig": "featprobe.config",
     "FeatprobeError": "featprobe.errors",
+    "FeatureExtractor": "featprobe.estimators",
     "FinetuneConfig": "featprobe.config",
     "InspectConfig": "featprobe.config",
+    "LogisticPath": "featprobe.probes.solvers.logistic_path",
+    "LinearProbe": "featprobe.estimators",
+    "PredictConfig": "featprobe.config_models",
+    "ProbeClassifier": "featprobe.estimators",
     "ProbeConfig": "featprobe.config",
+    "ProbeRegressor": "featprobe.estimators",
+    "RetrieveConfig": "featprobe.config",
     "compare": "featprobe.stages.compare",
     "extract": "featprobe.stages.extract",
     "finetune": "featprobe.stages.finetune",
     "inspect": "featprobe.stages.inspect",
+    "predict": "featprobe.stages.predict",
     "probe": "featprobe.stages.probe",
+    "retrieve": "featprobe.stages.retrieve",
 }
 
 __all__ = [
     "CompareConfig",
     "ExtractConfig",
     "FeatprobeError",
+    "FeatureExtractor",
     "FinetuneConfig",
     "InspectConfig",
+    "LinearProbe",
+    "LogisticPath",
+    "PredictConfig",
+    "ProbeClassifier",
     "ProbeConfig",
+    "ProbeRegressor",
+    "RetrieveConfig",
     "compare",
     "extract",
     "finetune",
     "inspect",
+    "predict",
     "probe",
+    "retrieve",
 ]
 
 

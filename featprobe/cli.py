@@ -19,16 +19,20 @@ from featprobe.config import (
     FinetuneConfig,
     InspectConfig,
     ProbeConfig,
+    RetrieveConfig,
 )
+from featprobe.config_models import ModelExportConfig, PredictConfig
 from featprobe.errors import ConfigError, FeatprobeError, OutputError, nearest
-from featprobe.options import fields_of, item_type
+from featprobe.options import fields_of, item_type, need_its_own
 
 STAGES: dict[str, tuple[type[Any], str]] = {
     "extract": (ExtractConfig, "featprobe.stages.extract:extract"),
     "probe": (ProbeConfig, "featprobe.stages.probe:probe"),
+    "retrieve": (RetrieveConfig, "featprobe.stages.retrieve:retrieve"),
     "finetune": (FinetuneConfig, "featprobe.stages.finetune:finetune"),
     "compare": (CompareConfig, "featprobe.stages.compare:compare"),
     "inspect": (InspectConfig, "featprobe.stages.inspect:inspect"),
+    "predict": (PredictConfig, "featprobe.stages.predict:predict"),
 }
 
 
@@ -76,6 +80,14 @@ def _add_field(parser: argparse.ArgumentParser, name: str, hint: Any, field: dat
         parser.add_argument(flag, dest=name, **common)
 
 
+def _add_configured(commands: Any, name: str, config: type[Any], debug: _Parser) -> None:
+    """The command `name` with every field of `config` as a flag."""
+    text = (config.__doc__ or "").strip()
+    command = commands.add_parser(name, help=text, description=text, parents=[debug], allow_abbrev=False)
+    for field_name, (hint, field) in fields_of(config).items():
+        _add_field(command, field_name, hint, field)
+
+
 def build_parser() -> _Parser:
     """The whole command line."""
     parser = _Parser(
@@ -94,10 +106,7 @@ def build_parser() -> _Parser:
     debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     for name, (config, _) in STAGES.items():
-        text = (config.__doc__ or "").strip()
-        stage = commands.add_parser(name, help=text, description=text, parents=[debug], allow_abbrev=False)
-        for field_name, (hint, field) in fields_of(config).items():
-            _add_field(stage, field_name, hint, field)
+        _add_configured(commands, name, config, debug)
 
     demo = commands.add_parser(
         "demo",
@@ -135,6 +144,7 @@ def build_parser() -> _Parser:
     )
 
     _add_cache(commands, debug)
+    _add_models(commands, debug)
     _add_backbones(commands, debug)
     return parser
 
@@ -189,10 +199,17 @@ def _add_cache(commands: Any, debug: _Parser) -> None:
             )
         if name == "gc":
             action.add_argument("--dry-run", action="store_true", help="only say what would go")
-    text = (ExportConfig.__doc__ or "").strip()
-    export = actions.add_parser("export", help=text, description=text, parents=[debug], allow_abbrev=False)
-    for name, (hint, field) in fields_of(ExportConfig).items():
-        _add_field(export, name, hint, field)
+    _add_configured(actions, "export", ExportConfig, debug)
+
+
+def _add_models(commands: Any, debug: _Parser) -> None:
+    models = commands.add_parser(
+        "models", help="Look into saved models, write them as ONNX.", allow_abbrev=False
+    )
+    actions = models.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    show = actions.add_parser("show", help="all about one model", parents=[debug], allow_abbrev=False)
+    show.add_argument("model", type=Path, metavar="FILE.skops", help="written by featprobe probe --models")
+    _add_configured(actions, "export", ModelExportConfig, debug)
 
 
 def _add_backbones(commands: Any, debug: _Parser) -> None:
@@ -302,12 +319,15 @@ def _dispatch_command(parsed: argparse.Namespace) -> int:
         return _call("featprobe.study:run", parsed.study, parsed.out, parsed.cache)
     if (parsed.command, parsed.action) == ("cache", "export"):
         return _call("featprobe.stages.export:export", _configuration(ExportConfig, parsed))
+    if (parsed.command, parsed.action) == ("models", "export"):
+        return _call("featprobe.stages.models:export", _configuration(ModelExportConfig, parsed))
     care = parsed.action in {"fetch", "bundle", "unbundle"} or (parsed.command, parsed.action) == (
         "backbones",
         "verify",
     )
     rooms: dict[str, str] = {
         "cache": "featprobe.stages.cache_care",
+        "models": "featprobe.stages.models",
         "backbones": f"featprobe.stages.{'weights_care' if care else 'backbone_shelf'}",
     }
     values = {
@@ -328,6 +348,14 @@ def _parse(parser: _Parser, arguments: Sequence[str]) -> argparse.Namespace:
             nested = next(a.choices for a in chosen._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001 - see above
             chosen = nested[parsed.action]
         flag = unknown[0].split("=")[0]
+        if parsed.command in STAGES:
+            need_its_own(STAGES[parsed.command][0], flag.removeprefix("--"))
+        if parsed.command == "finetune" and parsed.image_size and flag.isdecimal():
+            raise ConfigError(
+                f"--image-size {parsed.image_size} {flag}: fine-tuning takes one image size",
+                "extract takes several",
+                f"type featprobe finetune --image-size {flag} in a call of its own",
+            )
         raise ConfigError(
             f"unknown argument {flag!r}", nearest(flag, chosen.options()), f"type: {chosen.prog} --help"
         )

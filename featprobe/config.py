@@ -6,15 +6,52 @@ and whether it may be repeated stand beside it, so the command line is generated
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from featprobe.options import Bounded, option
 from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES, TASKS
 
 LEAKS: Final = ("group", "case", "bytes", "pixels", "near", "label-conflict")
 """Kinds of leaks, as `featprobe.splitting.LEAK_KINDS` (a contract test compares them)."""
+
+DISTANCES: Final = ("cosine", "euclidean")
+"""Distances of retrieval, as `featprobe.retrieval.DISTANCES` (a test compares them)."""
+
+RETRIEVAL_PROTOCOLS: Final = ("featprobe", "mahbod2024")
+"""Rules of retrieval, as `featprobe.retrieval.PROTOCOLS` (a test compares them)."""
+
+PROBE_PROTOCOLS: Final = (
+    "baharoon-linear",
+    "baharoon-mlknn",
+    "clip-benchmark",
+    "dinov2-knn",
+    "dinov2-linear",
+    "dinov2-logreg",
+    "dinov3-logreg",
+    "featprobe",
+    "featprobe-1se",
+    "huang2024",
+    "medmnistplus-knn",
+    "medmnistplus-linear",
+    "patho-bench",
+    "sklearn-default",
+    "uni",
+)
+"""Rules of probing that come with featprobe, as `featprobe.registry.PROTOCOLS` (a test compares them)."""
+
+FUSIONS: Final = (
+    "average",
+    "concat",
+    "geometric-average",
+    "group-pca",
+    "multiview-ica",
+    "plain-concat",
+    "stack",
+)
+"""Ways of fusing embeddings that come with featprobe, as `featprobe.registry.FUSIONS` (a test compares them)."""
 
 DEFAULT_BACKBONE: Final = "efficientnet_lite0"
 """Real ImageNet weights that come with the installation: works behind any firewall."""
@@ -202,9 +239,14 @@ class ProbeConfig(EvaluationOptions):
         (), "only these poolings (default: all that are cached)", choices=POOLINGS
     )
     layer: tuple[str, ...] = option((), "only these layers (default: all that are cached)", metavar="LAYER")
+    protocol: tuple[str, ...] = option(
+        ("featprobe",),
+        f"whose rule of scaling, grid, choice and refit: {', '.join(PROBE_PROTOCOLS)}",
+        metavar="NAME",
+    )
     probe: tuple[str, ...] = option(
         (),
-        "which probes (default: logistic and svm for classes, what fits for other targets)",
+        "which probes, where the protocol is featprobe's (default: logistic and svm for classes, what fits for other targets)",
         metavar="NAME",
     )
     level: tuple[str, ...] = option(
@@ -220,6 +262,14 @@ class ProbeConfig(EvaluationOptions):
         "with several modalities: each alone, all pooled together, one beside the other (default: alone, concat)",
         choices=("alone", "pool", "concat"),
     )
+    fuse: tuple[str, ...] = option(
+        (), f"also fuse several embeddings of the same images: {', '.join(FUSIONS)}", metavar="METHOD"
+    )
+    over: str | None = option(
+        None,
+        "what is fused with --fuse [backbone]",
+        choices=("backbone", "pooling", "layer", "view", "modality"),
+    )
     missing: str = option(
         "mean",
         "a modality that a case lacks: the training cases' mean takes its place, or such cases are left out",
@@ -234,12 +284,48 @@ class ProbeConfig(EvaluationOptions):
     train_on: str | None = option(None, "a cached data set to learn from", metavar="NAME")
     test_on: tuple[str, ...] = option((), "cached data sets to judge on, with --train-on", metavar="NAME")
     canaries: bool = option(False, "also fit on shuffled labels: what scores above chance there is a leak")
+    models: bool = option(
+        False, "also save each probe, fitted on all labelled images, to OUT/models for featprobe predict"
+    )
     jobs: int | None = option(None, "models fitted at a time (default: all cores)", metavar="N", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveConfig(EvaluationOptions):
+    """Search the training images for those most alike to each test image, on everything that the cache holds."""
+
+    cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
+    data: tuple[str, ...] = option((), "only these data sets of the cache", metavar="NAME")
+    backbone: tuple[str, ...] = option((), "only these backbones of the cache", metavar="NAME")
+    pooling: tuple[str, ...] = option(
+        (), "only these poolings (default: all that are cached)", choices=POOLINGS
+    )
+    layer: tuple[str, ...] = option((), "only these layers (default: all that are cached)", metavar="LAYER")
+    distance: tuple[str, ...] = option(
+        (), "between embeddings (default: both; mahbod2024: euclidean)", choices=DISTANCES
+    )
+    protocol: str = option(
+        "featprobe", "whose rule: featprobe's, or a published study's", choices=RETRIEVAL_PROTOCOLS
+    )
+    top: int = option(5, "nearest images that are looked at", metavar="K", least=1)
+    figures: int = option(
+        6, "queries that are drawn with their neighbours, per backbone and distance", metavar="N", least=0
+    )
+    index: Path | None = option(
+        None, "also write the training index as a FAISS file, with its ids and labels as .csv", metavar="FILE"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOptions):
     """Train the unfrozen opponent on the probe's own splits."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "layer": "it trains the backbone's last features alone",
+        "tta": "a trained model judges the plain view alone",
+        "tta-keep": "a trained model judges the plain view alone",
+        "canaries": "they are of frozen backbones, which extract and probe give",
+    }
 
     image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS", least=1)
     mode: tuple[str, ...] = option(

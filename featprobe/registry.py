@@ -1,4 +1,4 @@
-"""Name -> factory for everything that can be added with one file: backbones, datasets, probes, metrics.
+"""Name -> factory for all that can be added with one file: backbones, datasets, probes, protocols, metrics.
 
 A registry finds its members by importing every module of its folder, and, from other packages, the entry
 points of the group `featprobe.<folder>` (such as `featprobe.metrics`). Nothing is imported before it is
@@ -77,3 +77,5 @@ BACKBONES: Registry[Any] = Registry("backbone family", "featprobe.backbones")
 DATASETS: Registry[Any] = Registry("data set kind", "featprobe.datasets")
 PROBES: Registry[Any] = Registry("probe", "featprobe.probes")
 METRICS: Registry[Any] = Registry("metric", "featprobe.metrics")
+FUSIONS: Registry[Any] = Registry("fusion", "featprobe.fusion")
+PROTOCOLS: Registry[Any] = Registry("protocol", "featprobe.protocols")

@@ -57,7 +57,8 @@ class Metric:
     `bounds(n_classes)`, of which either may be infinite; `upper` is a number or a function of the number of
     classes. `needs_classes`: every class or label has a part of its own in the value, so that a class with few
     groups must keep its place in a resample (False for a mean over rows). `proportion`: a share of right rows
-    (overall or averaged over classes), for which an exact bound exists at 0 and 1.
+    (overall or averaged over classes), for which an exact bound exists at 0 and 1. `decides`: judges decisions (the
+    largest score, or scores above 1/2), which thresholds may move.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Metric:
     upper_binary: float | None = None
     lower: float = 0.0
     tasks: tuple[str, ...] = ("classes", "ordinal")
+    decides: bool = False
 
     def largest(self, n_classes: int) -> float:
         """The largest value that the metric can take with `n_classes` classes."""
@@ -102,6 +104,7 @@ def describe(
     upper_binary: float | None = None,
     lower: float = 0.0,
     tasks: tuple[str, ...] = ("classes", "ordinal"),
+    decides: bool = False,
 ) -> Callable[[Compute], Metric]:
     """Decorator that turns a function into a Metric; stands below `@METRICS.register(name)`."""
 
@@ -117,6 +120,7 @@ def describe(
             upper_binary,
             lower,
             tasks,
+            decides,
         )
 
     return wrap

@@ -9,7 +9,7 @@ from featprobe.registry import METRICS
 
 
 @METRICS.register("balanced_accuracy")
-@describe("balanced_accuracy", label="Balanced accuracy", proportion=True)
+@describe("balanced_accuracy", label="Balanced accuracy", proportion=True, decides=True)
 def balanced_accuracy(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Mean over the classes with weight of the weighted recall, [B], as scikit-learn's."""
     hits, rows, _ = class_counts(y_true, y_score, weights)

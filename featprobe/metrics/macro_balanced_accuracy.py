@@ -9,7 +9,7 @@ from featprobe.registry import METRICS
 
 
 @METRICS.register("macro_balanced_accuracy")
-@describe("macro_balanced_accuracy", label="Macro balanced accuracy", tasks=("multilabel",))
+@describe("macro_balanced_accuracy", label="Macro balanced accuracy", tasks=("multilabel",), decides=True)
 def macro_balanced_accuracy(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Mean over the labels of (sensitivity + specificity) / 2 at probabilities above 0.5, [B].
 

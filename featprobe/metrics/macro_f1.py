@@ -9,7 +9,7 @@ from featprobe.registry import METRICS
 
 
 @METRICS.register("macro_f1")
-@describe("macro_f1", label="Macro F1")
+@describe("macro_f1", label="Macro F1", decides=True)
 def macro_f1(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Mean of 2 TP / (2 TP + FP + FN) over the classes that are true or predicted in the resample, [B].
 

@@ -11,7 +11,7 @@ from featprobe.registry import METRICS
 
 
 @METRICS.register("macro_label_f1")
-@describe("macro_label_f1", label="Macro F1 of labels", tasks=("multilabel",))
+@describe("macro_label_f1", label="Macro F1 of labels", tasks=("multilabel",), decides=True)
 def macro_label_f1(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Mean over the labels of 2 TP / (2 TP + FP + FN) at probabilities above 0.5, [B].
 

@@ -23,6 +23,7 @@ def farthest(n_classes: int) -> float:
     upper=farthest,
     needs_classes=False,
     tasks=("ordinal",),
+    decides=True,
 )
 def ordinal_mae(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Weighted mean of |true - most probable class| in steps of the order, [B], in [0, C - 1]."""

@@ -20,6 +20,7 @@ LEAST = 1e-10
     lower=-1.0,
     needs_classes=False,
     tasks=("ordinal",),
+    decides=True,
 )
 def quadratic_kappa(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Cohen's kappa with weights (i - j)^2 between true and most probable class, [B], in [-1, 1].

@@ -24,6 +24,7 @@ KEY_COLUMNS: Final = (
     "protocol",
     "fraction",
     "shots",
+    "variant",
     "seed",
     "fold",
     "level",
@@ -53,7 +54,8 @@ class RunKey:
 
     `mode`: frozen, head, full, ...; `fraction`: of the training labels; `shots`: per class, 0 for all;
     `inputs`: the modalities that the model saw ("T1", "A+B"), "" for all images; `fusion`: how the images of a
-    case became one row ("mean", "max", "concat-mean", ...), "" where they did not; `fold`: "test" under the user's split, "0" ... under cross-validation, "mean" for their average;
+    case became one row ("mean", "max", "concat-mean", ...), "" where they did not; `variant`: what departs from the
+    plain way, joined by ", ": "whole groups" (shots), "balanced weights", "moved thresholds"; `fold`: "test" under the user's split, "0" ... under cross-validation, "mean" for their average;
     `level`: image or case.
     """
 
@@ -71,6 +73,7 @@ class RunKey:
     protocol: str = "featprobe"
     fraction: float = 1.0
     shots: int = 0
+    variant: str = ""
     seed: int = 0
     fold: str = "test"
     level: str = "image"
@@ -86,20 +89,25 @@ class Predictions:
 
     `samples`: the N test rows. `y_score`, float64, by `samples.task`: "classes" and "ordinal": [N, C],
     probabilities over `samples.label_names`, rows sum to 1; "multilabel": [N, L], the probability of each label;
-    "continuous": [N, 1], the predicted value. `n_train`: rows it was fitted on. Raises ValueError where `y_score`
-    is none of these; values that are not finite are left to who stores them.
+    "continuous": [N, 1], the predicted value. `n_train`: rows it was fitted on. `thresholds`: where decisions are
+    moved, float64 [C] (see `decided`). Raises ValueError where `y_score` or `thresholds` is none of these; values
+    that are not finite are left to who stores them.
     """
 
     key: RunKey
     samples: Samples
     y_score: FloatArray
     n_train: int
+    thresholds: FloatArray | None = None
 
     def __post_init__(self) -> None:
         task = self.samples.task
         expected = (len(self.samples), 1 if task == "continuous" else len(self.samples.label_names))
         if self.y_score.shape != expected:
             raise ValueError(f"y_score has shape {self.y_score.shape}, not {expected}")
+        moved = self.thresholds
+        if moved is not None and (moved.shape != expected[1:] or not ((moved > 0) & (moved < 1)).all()):
+            raise ValueError(f"thresholds are {moved}, not {expected[1]} numbers between 0 and 1")
         known = self.y_score[np.isfinite(self.y_score).all(axis=1)]
         if task == "continuous" or not known.size:
             return
@@ -112,6 +120,27 @@ class Predictions:
     def y_true(self) -> AnyArray:
         """What the rows are: int64 [N], for "multilabel" int64 [N, L], for "continuous" float64 [N]."""
         return self.samples.label
+
+    @property
+    def decision_score(self) -> FloatArray:
+        """What metrics of decisions judge: `y_score`, moved where there are thresholds; as `y_score` otherwise."""
+        if self.thresholds is None:
+            return self.y_score
+        return decided(self.y_score, self.thresholds, self.samples.task)
+
+
+def decided(y_score: FloatArray, thresholds: FloatArray, task: str) -> FloatArray:
+    """Probabilities moved so that the plain rule (the largest; above 1/2) decides as the thresholds do, [N, C].
+
+    Classes: p_c / t_c, made to sum to 1, so that the largest is that of p_c / t_c; with two classes and thresholds
+    (1 - t, t) the second is decided for above t. Multilabel: odds p / (1 - p) over t / (1 - t), above 1/2 where p is
+    above t. This is Bayes' rule for other shares of the classes (Saerens et al., Neural Computation 14, 2002, eq. 2.4).
+    """
+    if task == "multilabel":
+        present, absent = y_score * (1 - thresholds), (1 - y_score) * thresholds
+        return np.asarray(present / np.maximum(present + absent, np.finfo(np.float64).tiny))
+    shares = y_score / thresholds
+    return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pandas as pd
 from featprobe.errors import ResultsError, nearest
 from featprobe.records import KEY_COLUMNS, Predictions, RunKey, Samples
 from featprobe.results.store import ESTIMATES, ResultsFolder
-from featprobe.results.tables import SCORE, drop, merge, model_ids
+from featprobe.results.tables import SCORE, THRESHOLDS, drop, merge, model_ids
 
 
 def load_many(
@@ -65,7 +65,9 @@ def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
             task=task,
         ).replace(groups_declared=declared.get(key.dataset, True))
         y_score = rows[[SCORE + name for name in names]].to_numpy(dtype=np.float64)
-        records.append(Predictions(key, samples, y_score, int(rows["n_train"].iloc[0])))
+        moved = str(rows[THRESHOLDS].iloc[0]) if THRESHOLDS in rows else ""
+        thresholds = np.array([float(word) for word in moved.split("|")]) if moved else None
+        records.append(Predictions(key, samples, y_score, int(rows["n_train"].iloc[0]), thresholds))
     return records
 
 

@@ -20,12 +20,15 @@ SCORE: Final = "y_score_"
 MODEL_COLUMNS: Final = tuple(name for name in KEY_COLUMNS if name != "fold")
 """The columns that name a model over all its folds: what a later run replaces as one."""
 
-_LATER: Final = ("inputs", "fusion")
-"""Columns that tables of earlier versions lack: read as "", and then no part of a model's name."""
+_LATER: Final = (("inputs", "fusion"), ("variant",))
+"""Columns that tables of earlier versions lack, by version: where all of one are "" they are no part of a model's name."""
+
+THRESHOLDS: Final = "thresholds"
+"""Column of predictions: where decisions are moved, one number per class or label ("0.3|0.7"); "" where they are not."""
 
 _FLOATS: Final = ("fraction", "value", "ci_low", "ci_high")
 _INTEGERS: Final = ("shots", "seed", "n_train", "n_test", "n_groups")
-_TEXTS: Final = tuple(name for name in ESTIMATE_COLUMNS if name not in (*_FLOATS, *_INTEGERS))
+_TEXTS: Final = tuple(name for name in (*ESTIMATE_COLUMNS, THRESHOLDS) if name not in (*_FLOATS, *_INTEGERS))
 _ROW_COLUMNS: Final = (*KEY_COLUMNS, "id", "case", "group", "modality", "split", "y_true")
 
 
@@ -52,7 +55,7 @@ def prediction_frame(predictions: Sequence[Predictions]) -> pd.DataFrame:
     """
     parts = [_rows_of(item) for item in predictions]
     if not parts:
-        return _typed(pd.DataFrame(columns=[*_ROW_COLUMNS, "labels_sha256", "n_train"]))
+        return _typed(pd.DataFrame(columns=[*_ROW_COLUMNS, "labels_sha256", "n_train", THRESHOLDS]))
     frame = merge(parts, list(KEY_COLUMNS))
     if frame.duplicated([*KEY_COLUMNS, "id"]).any():
         raise ValueError("two predictions of one model for one image")
@@ -78,7 +81,8 @@ def _rows_of(item: Predictions) -> pd.DataFrame:
     columns["y_true"] = samples.label_texts()
     columns |= {SCORE + name: item.y_score[:, i] for i, name in enumerate(names)}
     labels = samples.labels_sha256()
-    columns |= {"labels_sha256": labels, "n_train": item.n_train}
+    moved = "" if item.thresholds is None else "|".join(map(repr, item.thresholds.tolist()))
+    columns |= {"labels_sha256": labels, "n_train": item.n_train, THRESHOLDS: moved}
     frame = _typed(pd.DataFrame(columns))
     frame.attrs = {"classes": {item.key.dataset: list(names)}}
     frame.attrs["groups_declared"] = {item.key.dataset: samples.groups_declared}
@@ -134,23 +138,26 @@ def drop(frame: pd.DataFrame, models: set[str]) -> pd.DataFrame:
 def model_ids(frame: pd.DataFrame) -> pd.Series[str]:
     """Per row a hash of MODEL_COLUMNS, same index as `frame`.
 
-    A model without `inputs` and `fusion` has the hash under which earlier versions recorded it in run.json.
+    A model that says nothing in the columns of _LATER has the hash under which earlier versions recorded it.
     """
     columns = list(MODEL_COLUMNS)
     keys = frame[columns].drop_duplicates()
-    plain = (keys[list(_LATER)] == "").all(axis=1)
-    short = [name for name in columns if name not in _LATER]
-    rows = zip(
-        keys[columns].astype(object).to_numpy().tolist(),
-        keys[short].astype(object).to_numpy().tolist(),
-        plain,
-        strict=True,
-    )
-    ids = [sha256_json(earlier if old else whole)[:16] for whole, earlier, old in rows]
+    ids = [
+        sha256_json([value for name, value in zip(columns, row, strict=True) if name not in _unsaid(row)])[
+            :16
+        ]
+        for row in keys.astype(object).to_numpy().tolist()
+    ]
     merged = frame[columns].merge(
         keys.assign(model=pd.Series(ids, index=keys.index, dtype="str")), on=columns, how="left"
     )
     return pd.Series(merged["model"].to_numpy(), index=frame.index, dtype="str")
+
+
+def _unsaid(row: Sequence[Any]) -> set[str]:
+    """Columns of _LATER that are no part of the name of the model `row` (values of MODEL_COLUMNS)."""
+    said = dict(zip(MODEL_COLUMNS, row, strict=True))
+    return {name for version in _LATER if not any(said[other] for other in version) for name in version}
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -171,7 +178,7 @@ def from_csv(data: bytes) -> pd.DataFrame:
 
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` with the columns that earlier versions did not write, "" in all rows, in their place."""
-    missing = [name for name in _LATER if name not in frame.columns]
+    missing = [name for version in _LATER for name in version if name not in frame.columns]
     if not missing:
         return frame
     filled = frame.assign(**dict.fromkeys(missing, ""))
@@ -191,6 +198,9 @@ def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
 def from_parquet(data: bytes) -> pd.DataFrame:
     """The inverse of `to_parquet_bytes`."""
     table = pq.read_table(io.BytesIO(data))
-    frame = _typed(_completed(table.to_pandas()))
+    frame = _completed(table.to_pandas())
+    if THRESHOLDS not in frame.columns:
+        frame[THRESHOLDS] = ""
+    frame = _typed(frame)
     frame.attrs = json.loads((table.schema.metadata or {}).get(b"featprobe", b"{}"))
     return frame

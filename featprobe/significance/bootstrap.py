@@ -220,6 +220,11 @@ def resampled(
     return result
 
 
+def scored(predictions: Predictions, metric: Metric) -> FloatArray:
+    """What the metric judges: probabilities, or where it judges decisions and thresholds are moved, those moved, [N, C]."""
+    return predictions.decision_score if getattr(metric, "decides", False) else predictions.y_score
+
+
 def point(part: HeldOut, metric: Metric, score: FloatArray) -> float:
     """The metric on the test rows as they are."""
     return float(metric(part.samples.label, score, np.ones((1, len(score))))[0])

@@ -21,6 +21,7 @@ from featprobe.significance.bootstrap import (
     point,
     resampled,
     scale_of,
+    scored,
     suitable,
     too_many_lost,
     unresampleable,
@@ -119,7 +120,7 @@ def compare(
     aligned = _aligned(systems)
     (member,) = suitable([metric], aligned[0][0].samples.task)
     parts = [held_out(predictions) for predictions in aligned[0]]
-    scores = [[own[f].y_score[judged_rows(own[f])] for own in aligned] for f in range(len(parts))]
+    scores = [[scored(own[f], member)[judged_rows(own[f])] for own in aligned] for f in range(len(parts))]
     values = np.mean(
         [[point(part, member, score) for score in scores[f]] for f, part in enumerate(parts)], axis=0
     )

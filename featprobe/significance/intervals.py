@@ -19,6 +19,7 @@ from featprobe.significance.bootstrap import (
     point,
     resampled,
     scale_of,
+    scored,
     suitable,
     too_many_lost,
     unresampleable,
@@ -56,14 +57,16 @@ def estimates(
     parts = [held_out(predictions) for predictions in predictions_by_fold]
     if not parts or any(not len(part.samples) for part in parts):
         raise ResultsError("there are no test rows to judge", "", "type: featprobe probe again")
-    scores = [p.y_score[part.order] for p, part in zip(predictions_by_fold, parts, strict=True)]
     points = np.array(
-        [[point(part, m, score) for m in members] for part, score in zip(parts, scores, strict=True)]
+        [
+            [point(part, m, scored(own, m)[part.order]) for m in members]
+            for own, part in zip(predictions_by_fold, parts, strict=True)
+        ]
     )
     draws = np.stack(
         [
-            resampled(part, members, [score], resamples=resamples, seed=[seed, number])[:, 0]
-            for number, (part, score) in enumerate(zip(parts, scores, strict=True))
+            _draws(own, part, members, resamples=resamples, seed=[seed, number])
+            for number, (own, part) in enumerate(zip(predictions_by_fold, parts, strict=True))
         ]
     )
     rows: list[Estimate] = []
@@ -79,6 +82,24 @@ def estimates(
             span = _interval(parts, metric, points[:, m], draws[:, m], confidence)
             rows.append(_estimate(key, n_train, parts, metric, points[:, m], span))
     return rows
+
+
+def _draws(
+    own: Predictions, part: HeldOut, members: Sequence[Metric], *, resamples: int, seed: Sequence[int]
+) -> FloatArray:
+    """Resampled values of each metric on one fold, float64 [M, B]; all see the same draws."""
+    result = np.empty((len(members), resamples))
+    for moved in (False, True):
+        chosen = [m for m, metric in enumerate(members) if _is_moved(own, metric) is moved]
+        if chosen:
+            metrics = [members[m] for m in chosen]
+            score = scored(own, metrics[0])[part.order]
+            result[chosen] = resampled(part, metrics, [score], resamples=resamples, seed=seed)[:, 0]
+    return result
+
+
+def _is_moved(own: Predictions, metric: Metric) -> bool:
+    return scored(own, metric) is not own.y_score
 
 
 def _estimate(

@@ -18,20 +18,29 @@ from featprobe.splitting.strata import Aspects, unit_strata
 from featprobe.splitting.units import Part, lots
 
 
-def subset(samples: Samples, rows: IntArray, *, fraction: float = 1.0, shots: int = 0, seed: int) -> IntArray:
+def subset(
+    samples: Samples,
+    rows: IntArray,
+    *,
+    fraction: float = 1.0,
+    shots: int = 0,
+    whole_groups: bool = False,
+    seed: int,
+) -> IntArray:
     """Which of the training `rows` (positions) are learned from, in their order: a fraction, or n shots.
 
     `fraction` in (0, 1]: whole units, stratified (by the rarest class that a unit holds, the rarest label that
     it is positive for, or the bin of its mean), until that share of the rows is reached. The share differs from
     the one asked for by at most half the rows of the largest unit. Equal seeds give nested draws: the 5 % lie
-    inside the 10 %. At least two units of every class (one unit with and one without each label) must be drawn,
-    so that C can be chosen inside; else SplitError names the smallest fraction that works.
+    inside the 10 %. At least one unit of every class (one with and one without each label, two units of a number)
+    must be drawn; else SplitError names the smallest fraction that works. With one unit of a class there are no
+    inner folds to choose on (`featprobe.splitting.inner_folds`).
 
     `shots` >= 1: n images per class, each of another unit (n groups, one image of each), as few-shot protocols
-    count. A unit that holds several classes counts for one of them only: in the order of the lots for that
-    which has the fewest units so far. Which image of a unit is used is drawn by lot among those of its class.
-    The 2 shots lie inside the 5. SplitError for several labels at once, for numbers, and where a class has
-    fewer units.
+    count; with `whole_groups` n units per class with all their images. A unit that holds several classes counts for
+    one of them only: in the order of the lots for that which has the fewest units so far. Which image of a unit is
+    used is drawn by lot among those of its class. The 2 shots lie inside the 5. SplitError for several labels at
+    once, for numbers, and where a class has fewer units.
 
     Rows of "extra" are not counted; they are kept whole, except those of a unit whose ordinary rows are not
     drawn. `fraction=1` without shots is all of `rows`. Raises ConfigError for impossible or two amounts.
@@ -42,7 +51,10 @@ def subset(samples: Samples, rows: IntArray, *, fraction: float = 1.0, shots: in
     part = Part.of(samples).take(rows)
     ordinary, extra = part.apart()
     order, ordered = part.take(ordinary).by_id()
-    drawn = _shots(ordered, shots, seed) if shots else _fraction(ordered, fraction, seed)
+    if shots:
+        drawn = _shots(ordered, shots, seed, whole_groups=whole_groups)
+    else:
+        drawn = _fraction(ordered, fraction, seed)
     used = np.zeros(len(part), dtype=np.bool_)
     used[ordinary[order]] = drawn
     left_out = np.setdiff1d(part.units[ordinary], part.units[used])
@@ -109,7 +121,7 @@ def _fraction(ordered: Part, fraction: float, seed: int) -> npt.NDArray[np.bool_
 
 
 def _need_enough(ordered: Part, line: Queue, fraction: float) -> None:
-    """SplitError where C could not be chosen on so little."""
+    """SplitError where nothing could be learnt of a class, a label or a number from so little."""
     aspects = Aspects.of(ordered.samples)
     if not len(aspects):
         entries = np.sort(line.entry)
@@ -118,12 +130,11 @@ def _need_enough(ordered: Part, line: Queue, fraction: float) -> None:
             smallest = float(entries[1]) if len(entries) > 1 else 1.0
             raise _too_small(fraction, f"leaves too little: {drawn} groups", smallest, 2)
         return
-    least = 1 if aspects.labels else 2
     pairs = aspects.units(line.of_row)
     pairs["entry"] = line.entry[pairs["unit"].to_numpy()]
     pairs = pairs.sort_values("entry", kind="stable")
     rank = pairs.groupby("what").cumcount()
-    reached = pairs[rank == least - 1].set_index("what")["entry"]
+    reached = pairs[rank == 0].set_index("what")["entry"]
     counts = aspects.groups(line.of_row)
     works = np.array([reached.get(c, 1.0) if counts[c] else 0.0 for c in range(len(aspects))])
     worst = int(works.argmax())
@@ -131,7 +142,7 @@ def _need_enough(ordered: Part, line: Queue, fraction: float) -> None:
         return
     shown = pairs[(pairs["what"] == worst) & (pairs["entry"] <= fraction)]
     raise _too_small(
-        fraction, f"leaves too little: {aspects.count(worst, len(shown))}", float(works[worst]), least
+        fraction, f"leaves too little: {aspects.count(worst, len(shown))}", float(works[worst]), 1
     )
 
 
@@ -139,14 +150,13 @@ def _too_small(fraction: float, what: str, works: float, least: int) -> SplitErr
     smallest = min(1.0, np.ceil(works * 10_000) / 10_000)
     return SplitError(
         f"--fraction {fraction:g} {what}",
-        f"at least {least} must be drawn to choose C; the smallest fraction that works here is {smallest:g}",
+        f"at least {least} must be drawn; the smallest fraction that works here is {smallest:g}",
         f"type: --fraction {smallest:g}",
     )
 
 
-def _shots(ordered: Part, shots: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Whether each row is drawn, bool [N]."""
-    task = ordered.samples.task
+def need_classes(task: str, shots: int) -> None:
+    """SplitError where the target has no classes to count shots by."""
     if task not in {"classes", "ordinal"}:
         kind = "several labels at once" if task == "multilabel" else "a number"
         raise SplitError(
@@ -154,6 +164,11 @@ def _shots(ordered: Part, shots: int, seed: int) -> npt.NDArray[np.bool_]:
             "",
             "use --fraction 0.05 0.1 1 instead",
         )
+
+
+def _shots(ordered: Part, shots: int, seed: int, *, whole_groups: bool) -> npt.NDArray[np.bool_]:
+    """Whether each row is drawn, bool [N]."""
+    need_classes(ordered.samples.task, shots)
     labels, names = ordered.samples.label, ordered.samples.label_names
     codes, of_row = np.unique(ordered.units, return_inverse=True)
     first = np.unique(of_row, return_index=True)[1]
@@ -172,6 +187,8 @@ def _shots(ordered: Part, shots: int, seed: int) -> npt.NDArray[np.bool_]:
     line = np.lexsort((lot, counted))
     starts = np.searchsorted(counted[line], counted[line], side="left")
     rank[line] = np.arange(len(codes)) - starts
+    if whole_groups:
+        return np.asarray(rank[of_row] < shots)
     # One image of each unit: the first by lot among those of the class that it counts for.
     image = lots(ordered.samples.id, seed)
     fits = np.flatnonzero(labels == counted[of_row])

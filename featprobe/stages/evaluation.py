@@ -131,10 +131,14 @@ def judged(predictions: Sequence[Predictions], config: EvaluationOptions) -> lis
     return significance.estimates(predictions, metrics, resamples=config.resamples, seed=config.seed)
 
 
-def identity(key: RunKey, recipe: Recipe) -> str:
-    """What a system is, whichever images it was judged on: a later list of images supersedes an earlier one."""
+def identity(key: RunKey, *recipes: Recipe) -> str:
+    """What a system is, whichever images it was judged on: a later list of images supersedes an earlier one.
+
+    `recipes`: of its embeddings, in their order, several where it is fused of several.
+    """
     named = {name: value for name, value in key.to_dict().items() if name not in {"fold", "fingerprint"}}
-    return sha256_json({**named, "recipe": recipe.images_free})
+    parts = list(dict.fromkeys(recipe.images_free for recipe in recipes))
+    return sha256_json({**named, "recipe": parts[0] if len(parts) == 1 else parts})
 
 
 def title(key: Mapping[str, Any]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from featprobe.stages.systems import SHUFFLED
+from featprobe.stages.systems import SHUFFLED, tested
 
 
 def by_family(estimates: pd.DataFrame, predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Copies of both frames whose `dataset` names the family: the data set, and what splits it.
 
-    Models that see other images (one modality of several) or were split by another seed or protocol are judged on
-    other rows of the same data set, and are no rivals. Cases are the same whatever a model sees of them.
+    Models that see other images (one modality of several) or were split by another seed or way of testing are judged
+    on other rows of the same data set, and are no rivals. Cases are the same whatever a model sees of them, and rows
+    are the same whatever protocol fits a model to them.
     """
     seeds = estimates[estimates["mode"] != SHUFFLED].groupby("dataset")["seed"].nunique()
     return _named(estimates, seeds), _named(predictions, seeds)
@@ -24,7 +25,7 @@ def _named(frame: pd.DataFrame, seeds: pd.Series[int]) -> pd.DataFrame:
         dataset, level, inputs, protocol, seed = key
         words = [str(dataset)]
         words += [f"{inputs} alone"] if level == "image" and inputs else []
-        words += [protocol.removeprefix("featprobe ")] if protocol != "featprobe" else []
+        words += [tested(protocol)] if tested(protocol) else []
         words += [f"seed {seed}"] if seeds.get(dataset, 1) > 1 else []
         names[tuple(key)] = ", ".join(words)
     keys = zip(*(frame[column] for column in columns), strict=True)

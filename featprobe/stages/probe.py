@@ -11,12 +11,11 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from featprobe import cases, health, probes, shortcuts, splitting
+from featprobe import health, shortcuts
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
 from featprobe.errors import ConfigError
-from featprobe.records import AnyArray, FloatArray, IntArray, Predictions, RunKey, Samples
-from featprobe.registry import PROBES
+from featprobe.records import AnyArray, Predictions, RunKey
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
     Question,
@@ -29,36 +28,17 @@ from featprobe.stages.evaluation import (
     title,
     with_fold,
 )
+from featprobe.stages.fitting import Outcome, Unit
+from featprobe.stages.fusing import fit, fused_units, work_of
 from featprobe.stages.machine import need_writable
+from featprobe.stages.models import save_models
+from featprobe.stages.protocols import SEARCHED, Ask, asks, protocols_of
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED
 from featprobe.stages.tables import Material, Table, materials
 from featprobe.stages.views import View, views
 
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Unit:
-    """One probe on one view of one embedding table, over all folds: what is stored, and reused, as a whole.
-
-    `rows`: where the rows of the question stand in the table.
-    """
-
-    subject: Question
-    view: View
-    table: Table
-    rows: IntArray
-    key: RunKey
-    hash: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What one fold of a unit came to."""
-
-    y_score: FloatArray
-    n_train: int
-    chosen: dict[str, float]
-    notes: tuple[str, ...]
+__all__ = ["Unit", "probe"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,8 +56,7 @@ def probe(config: ProbeConfig) -> Summary:
     Returns the number of models computed and reused. Raises CacheError where the cache holds nothing that
     fits or an extraction is unfinished, LeakError at the gate, SplitError, ProbeError, OutputError.
     """
-    for name in config.probe:
-        PROBES.get(name)
+    protocols_of(config)
     if config.shots and config.fraction != (1.0,):
         raise ConfigError(
             "--shots and --fraction are both given",
@@ -88,67 +67,72 @@ def probe(config: ProbeConfig) -> Summary:
     chosen = materials(cache, config)
     need_writable(config.out)
     folder = ResultsFolder(config.out)
-    units = [unit for material in chosen for unit in _units(config, material)]
+    # Every contradiction between protocols and data ends here, before anything is split or fitted.
+    asked = [(material, asks(config, material)) for material in chosen]
+    units = [unit for material, wanted in asked for unit in _units(config, material, wanted)]
     todo = [unit for unit in units if not folder.has(unit.hash)]
     _fit_all(cache, config, folder, todo)
     folder.record_run(probe=describe_run(config, "probe"))
+    if config.models:
+        save_models(cache, config, units)
     print(
         f"probe: {len(todo)} computed, {len(units) - len(todo)} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
     )
     return Summary(len(todo), len(units) - len(todo), (config.out / "results.csv",))
 
 
-def _units(config: ProbeConfig, material: Material) -> Iterator[Unit]:
-    """Everything that is asked of one data set: seeds x views x tables x amounts of training data x probes."""
-    names = _probes(config, material)
+def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> Iterator[Unit]:
+    """Everything that is asked of one data set: seeds x views x protocols x tables x amounts of labels x probes."""
     amounts = [(1.0, shots) for shots in config.shots] or [(fraction, 0) for fraction in config.fraction]
     positions = {str(name): row for row, name in enumerate(material.samples.id)}
     for seed in seeds(config):
         subject = question(material.name, material.samples, dataclasses.replace(config, seed=seed))
+        rows = np.array([positions[str(name)] for name in subject.samples.id], dtype=np.int64)
         if seed == config.seed:
             announce(subject)
-        rows = np.array([positions[str(name)] for name in subject.samples.id], dtype=np.int64)
         found = views(subject, config)
         if seed == config.seed:
-            for note in dict.fromkeys(note for view in found for note in view.notes):
+            said = [note for view in found for note in view.notes]
+            said += [note for ask in wanted for note in ask.brief]
+            for note in dict.fromkeys(said):
                 print(f"{material.name}: {note}")
         if material.scheme:
             plan = dataclasses.replace(subject.plan, scheme=material.scheme)
             subject = dataclasses.replace(subject, plan=plan)
         for view in found:
-            for table in material.tables:
-                for fraction, shots in amounts:
-                    for name in names:
-                        key = _key(subject, view, table, name, seed)
-                        key = dataclasses.replace(key, fraction=fraction, shots=shots)
-                        yield Unit(subject, view, table, rows, key, _hash(config, subject, view, table, key))
-                if config.canaries and seed == config.seed and table.weights_label not in {"random", "none"}:
-                    # One probe with all labels: what finds something in shuffled labels has seen the answers.
-                    key = dataclasses.replace(_key(subject, view, table, names[0], seed), mode=SHUFFLED)
-                    yield Unit(subject, view, table, rows, key, _hash(config, subject, view, table, key))
+            for number, ask in enumerate(wanted):
+                for tables in ask.inputs:
+                    keys = [
+                        dataclasses.replace(_key(subject, view, ask, tables, name, seed), fraction=f, shots=n)
+                        for f, n in amounts
+                        for name in ask.fits
+                    ]
+                    if config.canaries and not number and seed == config.seed and _is_trained(tables[0]):
+                        # One probe with all labels: what finds something in shuffled labels has seen the answers.
+                        plain = _key(subject, view, ask, tables, ask.fits[0], seed)
+                        keys.append(dataclasses.replace(plain, mode=SHUFFLED))
+                    for key in keys:
+                        digest = _hash(config, subject, view, ask, tables, key)
+                        yield Unit(subject, view, ask.protocol, tables, rows, key, digest, ask.notes)
+        yield from fused_units(config, material, wanted, subject, found, rows, seed)
 
 
-def _probes(config: ProbeConfig, material: Material) -> tuple[str, ...]:
-    """The probes that fit the data set's target; ProbeError where none of those named does."""
-    task = material.samples.task
-    if not config.probe:
-        return probes.probes_for(task)
-    fitting = tuple(name for name in config.probe if task in PROBES.get(name).tasks)
-    if not fitting:
-        probes.need_suitable(config.probe[0], task)
-    return fitting
+def _is_trained(table: Table) -> bool:
+    return table.weights_label not in {"random", "none"}
 
 
-def _key(subject: Question, view: View, table: Table, name: str, seed: int) -> RunKey:
+def _key(subject: Question, view: View, ask: Ask, tables: Sequence[Table], name: str, seed: int) -> RunKey:
+    table = tables[0]
     layer, _, pooling = table.pooling.rpartition("/")
+    several = len(tables) > 1
     return RunKey(
         dataset=subject.name,
         backbone=table.recipe.backbone,
         weights=table.weights_label,
         mode="frozen",
-        pooling=pooling,
-        layer=layer,
-        protocol=subject.protocol,
+        pooling=SEARCHED if several else pooling,
+        layer="" if several else layer,
+        protocol=subject.protocol.replace("featprobe", ask.protocol.name, 1),
         inputs=view.inputs,
         fusion=view.fusion,
         level=view.level,
@@ -159,12 +143,15 @@ def _key(subject: Question, view: View, table: Table, name: str, seed: int) -> R
     )
 
 
-def _hash(config: ProbeConfig, subject: Question, view: View, table: Table, key: RunKey) -> str:
+def _hash(
+    config: ProbeConfig, subject: Question, view: View, ask: Ask, tables: Sequence[Table], key: RunKey
+) -> str:
     what = {name: getattr(key, name) for name in ("pooling", "layer", "probe", "fraction", "shots")}
+    what |= {"protocol": ask.rule, "keys": [table.pooling for table in tables]}
     if key.mode == SHUFFLED:
         what["mode"] = key.mode
     looked = {"level": view.level, "inputs": view.inputs, "fusion": view.fusion, "missing": config.missing}
-    return subject.unit(table.fingerprint, stage="probe", **what, **looked)
+    return subject.unit(tables[0].fingerprint, stage="probe", **what, **looked)
 
 
 def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Sequence[Unit]) -> None:
@@ -177,20 +164,19 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
     if not tasks:
         return
 
-    @functools.lru_cache(maxsize=1)
+    @functools.lru_cache(maxsize=max(len(unit.tables) for unit in units))
     def embeddings(table: Table) -> AnyArray:
         return table.read(cache)
 
-    said: dict[tuple[str, int], Remarks] = {}
+    said: dict[tuple[Any, ...], Remarks] = {}
     for unit in units:
-        about = (unit.subject.name, id(unit.table))
+        about = (unit.subject.name, *map(id, unit.tables))
         if about not in said:
             said[about] = _remarks(unit, embeddings)
 
     with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
-            joblib.delayed(_fit_fold)(*_fold_arrays(unit, number, embeddings(unit.table)))
-            for unit, number in tasks
+            joblib.delayed(fit)(work_of(unit, number, embeddings)) for unit, number in tasks
         )
         done: dict[str, list[Outcome]] = {}
         for (unit, _), outcome in zip(
@@ -198,100 +184,29 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
         ):
             done.setdefault(unit.hash, []).append(outcome)
             if len(done[unit.hash]) == len(unit.view.folds):
-                remarks = said[unit.subject.name, id(unit.table)]
+                remarks = said[unit.subject.name, *map(id, unit.tables)]
                 _store(config, folder, unit, done.pop(unit.hash), remarks)
 
 
 def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
-    """What is said of a table before any probe sees it."""
-    samples, X = unit.subject.samples, embeddings(unit.table)
-    findings = health.check(X, unit.table.recipe.storage)
-    for finding in findings:
-        print(f"{title(unit.key.to_dict())}: WARNING: {finding.words}")
-    notes: tuple[str, ...] = ()
-    if len(set(samples.site.tolist()) - {""}) > 1:
-        # The embedding may tell where an image comes from, and by that the class.
-        found = shortcuts.site_shortcut(samples, X[unit.rows], seed=unit.key.seed)
-        notes = (found.words,) if found.flagged else ()
-    return Remarks(notes, tuple(finding.words for finding in findings), health.signature(X))
-
-
-def _shuffled(labels: AnyArray, groups: AnyArray, seed: int) -> AnyArray:
-    """`labels` [N] or [N, L] of the rows of each group replaced by another group's, so that groups stay alike inside.
-
-    Where groups have several rows the other group's labels are repeated or cut; where a class would get lost by
-    that, rows are permuted instead.
-    """
-    generator = np.random.default_rng([seed, 0x5BFF1E])
-    names, inverse = np.unique(groups, return_inverse=True)
-    members = [np.flatnonzero(inverse == number) for number in range(len(names))]
-    shuffled = labels.copy()
-    for own, other in zip(members, generator.permutation(len(names)), strict=True):
-        shuffled[own] = labels[np.resize(members[other], len(own))]
-    if labels.dtype.kind in "iu" and len(np.unique(shuffled, axis=0)) < len(np.unique(labels, axis=0)):
-        return labels[generator.permutation(len(labels))]
-    return shuffled
-
-
-def _fold_arrays(unit: Unit, number: int, embeddings: AnyArray) -> tuple[Any, ...]:
-    """Plain arrays of one fold: X and y to learn from, selection and calibration parts, X to be judged on."""
-    view, key = unit.view, unit.key
-    fold, samples = view.folds[number], view.samples
-    amount: dict[str, Any] = {"fraction": key.fraction, "shots": key.shots, "seed": key.seed}
-    learn = splitting.subset(samples, np.concatenate([fold.train, fold.val]), **amount)
-    held = np.isin(learn, fold.val)
-    whole = key.fraction == 1 and not key.shots
-    X = view.features(np.asarray(embeddings[unit.rows], dtype=np.float64), unit.subject.samples.modality)
-    X = cases.fill_missing(X, learn)
-    calibration = splitting.inner_folds(samples, learn, folds=5, seed=key.seed)
-    # A few shots may leave next to nothing of the validation part: C is then chosen by inner folds.
-    on_val = held.any() and (whole or _as_many_classes(samples, learn, learn[held]))
-    labels = samples.label[learn]
-    if key.mode == SHUFFLED:
-        labels = _shuffled(labels, samples.units()[learn], key.seed)
-    return (
-        key.probe,
-        X[learn],
-        labels,
-        X[fold.test],
-        samples.label_names,
-        samples.task,
-        [(np.flatnonzero(~held), np.flatnonzero(held))] if on_val else calibration,
-        calibration,
-        key.seed,
-    )
-
-
-def _as_many_classes(samples: Samples, whole: IntArray, part: IntArray) -> bool:
-    """Whether every target of `whole` is met in `part` too, and not all of `whole` is in it."""
-    texts = samples.label_texts()
-    several = len(part) < len(whole)
-    return several and set(texts[whole].tolist()) <= set(texts[part].tolist())
-
-
-def _fit_fold(
-    name: str,
-    X: FloatArray,
-    y: Any,
-    X_test: FloatArray,
-    label_names: tuple[str, ...],
-    task: str,
-    selection: Any,
-    calibration: Any,
-    seed: int,
-) -> Outcome:
-    fitted = probes.fit_probe(
-        name,
-        X,
-        y,
-        n_classes=len(label_names),
-        selection=selection,
-        calibration=calibration,
-        seed=seed,
-        task=task,
-        label_names=label_names,
-    )
-    return Outcome(fitted.predict(X_test), len(X), dict(fitted.chosen), tuple(fitted.notes))
+    """What is said of tables before any probe sees them; a signature is of one table alone."""
+    samples = unit.subject.samples
+    several = len(set(samples.site.tolist()) - {""}) > 1
+    notes: dict[str, None] = {}
+    words: dict[str, None] = {}
+    for table in unit.tables:
+        X = embeddings(table)
+        for finding in health.check(X, table.recipe.storage):
+            words.setdefault(finding.words)
+        if several:
+            # The embedding may tell where an image comes from, and by that the class.
+            found = shortcuts.site_shortcut(samples, X[unit.rows], seed=unit.key.seed)
+            if found.flagged:
+                notes.setdefault(found.words)
+    for sentence in words:
+        print(f"{title(unit.key.to_dict())}: WARNING: {sentence}")
+    signature = health.signature(X) if len(unit.tables) == 1 else {}
+    return Remarks(tuple(notes), tuple(words), signature)
 
 
 def _store(
@@ -321,19 +236,19 @@ def _store(
     ]
     for note in notes:
         print(f"{title(unit.key.to_dict())}: {note}")
-    about = [*unit.subject.notes, *unit.view.notes]
+    about = [*unit.subject.notes, *unit.view.notes, *unit.about]
     folder.add(
         unit.hash,
         predictions,
         judged(predictions, dataclasses.replace(config, seed=unit.key.seed)),
         {
             "key": unit.key.to_dict(),
-            "identity": identity(unit.key, unit.table.recipe),
+            "identity": identity(unit.key, *(table.recipe for table in unit.tables)),
             "scheme": unit.subject.plan.scheme,
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
             "dataset_notes": about,
             "health": list(remarks.health),
-            "signature": remarks.signature,
+            **({"signature": remarks.signature} if remarks.signature else {}),
             "notes": [*about, *notes],
         },
     )

@@ -31,7 +31,9 @@ CS = 10.0 ** np.linspace(-6, 5, 45)
 GAP = 1e-6
 
 
-def embeddings(rows: int, columns: int, classes: int, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def embeddings(
+    rows: int, columns: int, classes: int, noise: float = 0.5, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Standardised rows with a spectrum of power 1, as embeddings have, and a noisy linear truth."""
     rng = np.random.default_rng(seed)
     spectrum = np.arange(1, columns + 1.0) ** -0.5
@@ -110,7 +112,9 @@ def main(rows: int = 5000, columns: int = 768, classes: int = 7, rounds: int = 5
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, fitted = timed(lambda: ours(X, y, cut))
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / X.nbytes
-    print(f"{rows} x {columns} x {classes}: {seconds:.1f} s, peak memory above the data {peak:.2f} times the matrix")
+    print(
+        f"{rows} x {columns} x {classes}: {seconds:.1f} s, peak memory above the data {peak:.2f} times the matrix"
+    )
     print(f"  chosen {fitted.chosen}, notes {fitted.notes}", flush=True)
     compare("  LogisticRegressionCV, defaults", lambda: ours(X, y, cut), lambda: cv(X, y, cut), rounds)
     compare("  GridSearchCV, defaults", lambda: ours(X, y, cut), lambda: grid(X, y, cut), rounds)

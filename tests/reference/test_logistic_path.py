@@ -137,7 +137,9 @@ def test_columns_of_wild_scale_constant_and_twice():
     path = LogisticPath().fit(X, y)
     assert path.converged_.all()
     np.testing.assert_allclose(path.coefs_[:, :, 3], 0, atol=1e-6 * np.abs(path.coefs_).max())
-    np.testing.assert_allclose(path.coefs_[:, :, 5], path.coefs_[:, :, 4], atol=1e-3 * np.abs(path.coefs_).max())
+    np.testing.assert_allclose(
+        path.coefs_[:, :, 5], path.coefs_[:, :, 4], atol=1e-3 * np.abs(path.coefs_).max()
+    )
 
 
 def test_the_grid_comes_back_in_its_own_order():

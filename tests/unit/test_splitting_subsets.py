@@ -58,13 +58,15 @@ class TestFractions:
         assert "class 'b' has 0 groups" in str(caught.value)
         works = float(str(caught.value).split()[-1])
         rows = drawn(base, fraction=works)
-        assert len(set(base.group[rows][base.label[rows] == 1])) == 2
+        assert len(set(base.group[rows][base.label[rows] == 1])) == 1
         with pytest.raises(SplitError):
             drawn(base, fraction=works - 0.001)
 
-    def test_a_class_of_one_group(self):
-        with pytest.raises(SplitError, match=r"class 'b' has 1 group; .* works here is 1;"):
-            drawn(grouped([10, 1]), fraction=0.9)
+    def test_a_class_of_one_group_is_drawn_or_missed_as_a_whole(self):
+        base = grouped([10, 1])
+        assert (base.label[drawn(base, fraction=0.9)] == 1).sum() == 2
+        with pytest.raises(SplitError, match=r"class 'b' has 0 groups; .* works here is 0\.5"):
+            drawn(base, fraction=0.3)
 
     def test_extra_goes_with_its_group_and_is_not_counted(self):
         base = grouped([20, 20])

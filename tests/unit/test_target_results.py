@@ -15,7 +15,7 @@ from featprobe.records import KEY_COLUMNS, Estimate, Predictions, RunKey, Sample
 from featprobe.results import ResultsFolder, load_many, tables, to_predictions
 
 KEY = RunKey("d", "vgg16", "pretrained", "frozen", "gap", "native", "logistic", "ab" * 32)
-LATER = ["inputs", "fusion"]
+LATER = ["inputs", "fusion", "variant"]
 
 
 def built(task: str, key: RunKey = KEY, names: tuple[str, ...] | None = None, seed: int = 0) -> Predictions:
