@@ -206,7 +206,7 @@ def test_fractions_are_nested_whole_stratified_and_of_the_stated_size(samples, s
         assert (inside[~ordinary] == [u not in missed for u in unit[~ordinary].tolist()]).all()
         if used.task in {"classes", "ordinal"} and fraction < 1:
             for c in set(used.label[ordinary].tolist()):
-                assert len(set(unit[real & (used.label == c)])) >= 2
+                assert (real & (used.label == c)).any()
 
 
 @EXAMPLES

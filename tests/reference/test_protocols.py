@@ -113,7 +113,7 @@ class TestDinov2Logreg:
 
     @pytest.mark.parametrize("val", [0, 30])
     def test_choice_ties_and_refit(self, val):
-        X, y = data(seed=3)
+        X, y = data(seed=11)
         if val:
             fitted, held = np.arange(ROWS - val), np.arange(ROWS - val, ROWS)
         else:
@@ -211,7 +211,7 @@ def test_uni():
 
 
 def test_patho_bench():
-    X, y = data(seed=6)
+    X, y = data(seed=11)
     fitted, held = np.arange(ROWS - 40), np.arange(ROWS - 40, ROWS)
     grid = np.logspace(np.log10(10e-6), np.log10(10e5), num=45)
     C, scores = first_best(
@@ -270,7 +270,7 @@ class TestBaharoonMlknn:
 
         def judge(k):
             found = self.chances(X[fitted], y[fitted], k, X[held])
-            return -np.mean([log_loss(y[held, label], found[:, label]) for label in range(2)])
+            return -np.mean([log_loss(y[held, label], found[:, label], labels=[0, 1]) for label in range(2)])
 
         k, _ = first_best((200, 100, 50, 20, 5), judge)
         found = work("baharoon-mlknn", X, y, val=25, names=("u", "v")).outcome

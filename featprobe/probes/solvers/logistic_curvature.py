@@ -43,9 +43,12 @@ class Blocks:
 
 @dataclass(slots=True, eq=False)
 class Shelf:
-    """Where the walks that go together leave the blocks that one of them had factored: folds bend nearly alike."""
+    """Where the walks that go together leave the blocks that one of them had factored: folds bend nearly alike.
 
-    blocks: Blocks | None = None
+    By the width of the logits: a part that lacks a class has fewer columns than the others.
+    """
+
+    blocks: dict[int, Blocks] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

@@ -226,7 +226,7 @@ class Descent:
             count += 1
             if count % patience == 0 and self.loss.width * self.columns <= FACTOR_ROOM * self.rows:
                 bends = self._precise(self.loss.bends(point.probabilities))
-                self.shelf.blocks = yield (FACTOR, (bends, C))
+                self.shelf.blocks[self.loss.width] = yield (FACTOR, (bends, C))
         return point, distance, count, idle
 
     def _measure_classes(self, point: Point) -> None:
@@ -280,7 +280,7 @@ class Descent:
 
     def _whitened(self, C: float, q: FloatArray) -> Asking:
         """The inverse of (C * classes' curvature x rows' covariance + 1), times q."""
-        blocks = self.shelf.blocks
+        blocks = self.shelf.blocks.get(self.loss.width)
         if blocks is not None and self._serves(blocks, C):
             return self._by_blocks(blocks, C, q)
         bends, classes = self._classes
