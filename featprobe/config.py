@@ -33,6 +33,8 @@ PROBE_PROTOCOLS: Final = (
     "dinov3-logreg",
     "featprobe",
     "featprobe-1se",
+    "featprobe-attentive",
+    "featprobe-mlp",
     "huang2024",
     "medmnistplus-knn",
     "medmnistplus-linear",

@@ -33,6 +33,38 @@ PROTOCOLS.register("featprobe-1se")(
     )
 )
 
+PROTOCOLS.register("featprobe-mlp")(
+    ProbeProtocol(
+        name="featprobe-mlp",
+        source="featprobe's own; AdamW of Loshchilov and Hutter 2019",
+        describe=(
+            "standardised embeddings into 256 hidden units, ReLU, and the target; AdamW along a cosine, stopped early "
+            "by the loss on the validation part, else on one grouped, stratified inner fold of five, which is not "
+            "trained on"
+        ),
+        tasks=TASKS,
+        head="mlp",
+        draw=Draw(kind="folds"),
+        refit=False,
+    )
+)
+
+PROTOCOLS.register("featprobe-attentive")(
+    ProbeProtocol(
+        name="featprobe-attentive",
+        source="featprobe's own; attentive pooling as in AIM, El-Nouby et al. 2024, arXiv 2401.08541",
+        describe=(
+            "one learnt query that attends to the patch tokens, then a linear layer; trained as featprobe-mlp is"
+        ),
+        tasks=TASKS,
+        head="attentive",
+        draw=Draw(kind="folds"),
+        refit=False,
+        inputs=("patches",),
+        differs=("the tokens are scaled by fixed statistics of the training tokens instead of BatchNorm",),
+    )
+)
+
 PROTOCOLS.register("sklearn-default")(
     ProbeProtocol(
         name="sklearn-default",

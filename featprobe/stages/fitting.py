@@ -90,6 +90,9 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
         labels = shuffled(labels, samples.units()[learn], key.seed)
     embeddings = {}
     for table in unit.tables:
+        if table.dense:  # read as stored: patches are large, and no image's are missing
+            embeddings[table.pooling] = view.features(read(table)[unit.rows], unit.subject.samples.modality)
+            continue
         X = np.asarray(read(table)[unit.rows], dtype=np.float64)
         X = cases.fill_missing(view.features(X, unit.subject.samples.modality), learn)
         embeddings[table.pooling] = X.astype(np.float32) if unit.protocol.head else X
@@ -195,7 +198,8 @@ def rule_of(work: Work) -> probes.Rule:
 
 def _kept(work: Work) -> int:
     """How many rows the kept model is fitted to."""
-    if work.protocol.refits(few=work.few) or len(work.selection) > 1:
+    several = len(work.selection) > 1 and not work.protocol.head  # a head learns on the first part alone
+    if work.protocol.refits(few=work.few) or several:
         return len(work.y)
     return len(work.selection[0][0])
 

@@ -52,7 +52,7 @@ _REMEDY: Final[Mapping[str, str]] = {
 
 
 def candidates(config: ProbeConfig, material: Material) -> list[Table]:
-    """All tables but canaries that are not named: image statistics, and random weights beside given ones."""
+    """All flat tables but canaries that are not named: image statistics, and random weights beside given ones."""
     given = {t.recipe.backbone for t in material.tables if t.weights_label not in {"random", "none"}}
 
     def canary(table: Table) -> bool:
@@ -60,7 +60,7 @@ def candidates(config: ProbeConfig, material: Material) -> list[Table]:
             return table.recipe.backbone not in config.backbone
         return table.weights_label == "random" and table.recipe.backbone in given
 
-    return [table for table in material.tables if not canary(table)]
+    return [table for table in material.tables if not table.dense and not canary(table)]
 
 
 def _order(table: Table) -> tuple[Any, ...]:

@@ -94,6 +94,12 @@ def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> It
         if seed == config.seed:
             said = [note for view in found for note in view.notes]
             said += [note for ask in wanted for note in ask.brief]
+            said += [
+                f"protocol {ask.protocol.name} judges single images: patches of a case's images are not pooled"
+                for ask in wanted
+                if any(table.dense for tables in ask.inputs for table in tables)
+                and any(view.of_case is not None for view in found)
+            ]
             for note in dict.fromkeys(said):
                 print(f"{material.name}: {note}")
         if material.scheme:
@@ -102,6 +108,8 @@ def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> It
         for view in found:
             for number, ask in enumerate(wanted):
                 for tables in ask.inputs:
+                    if view.of_case is not None and tables[0].dense:
+                        continue
                     keys = [
                         dataclasses.replace(_key(subject, view, ask, tables, name, seed), fraction=f, shots=n)
                         for f, n in amounts
@@ -196,6 +204,8 @@ def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
     words: dict[str, None] = {}
     for table in unit.tables:
         X = embeddings(table)
+        if table.dense:
+            X = X.mean(axis=(1, 2))  # what is said of patches is said of their mean
         for finding in health.check(X, table.recipe.storage):
             words.setdefault(finding.words)
         if several:

@@ -13,7 +13,7 @@ from featprobe.heads.cached import find_recipe
 from featprobe.protocols import ProbeProtocol
 from featprobe.records import sha256_json
 from featprobe.registry import PROBES, PROTOCOLS
-from featprobe.stages.tables import Material, Table
+from featprobe.stages.tables import Material, Table, is_dense
 
 SEARCHED: Final = "searched"
 """The pooling of a result whose protocol searches several."""
@@ -40,7 +40,7 @@ def protocols_of(config: ProbeConfig) -> list[ProbeProtocol]:
     """Those named, each once; ConfigError for an unknown name, or for a probe that one of them does not fit."""
     found: list[ProbeProtocol] = [PROTOCOLS.get(name) for name in dict.fromkeys(config.protocol)]
     for name in config.probe:
-        PROBES.get(name)
+        _need_probe(name)
     for protocol in found:
         other = [name for name in config.probe if protocol.fits and name != protocol.fits]
         if other:
@@ -51,6 +51,21 @@ def protocols_of(config: ProbeConfig) -> list[ProbeProtocol]:
                 "leave --probe out, or type --protocol featprobe",
             )
     return found or [PROTOCOLS.get("featprobe")]
+
+
+def _need_probe(name: str) -> None:
+    """ConfigError where no probe has this name; heads that torch trains are reached by their protocols."""
+    if name not in PROBES.names():
+        trained = [
+            protocol.name for _, protocol in PROTOCOLS.items() if name in {protocol.head, protocol.trained}
+        ]
+        if trained:
+            raise ConfigError(
+                f"{name} is no probe but a head that is trained step by step",
+                "it comes with a protocol of its own",
+                f"type --protocol {' or '.join(trained)}, and leave --probe out",
+            )
+    PROBES.get(name)
 
 
 def asks(config: ProbeConfig, material: Material) -> list[Ask]:
@@ -92,13 +107,19 @@ def _inputs(config: ProbeConfig, protocol: ProbeProtocol, material: Material) ->
     """What it takes of each file: every table, the first key of its own that is there, or all of its keys together.
 
     Tables that were named by --pooling or --layer are taken as they are, unless keys are searched. Image
-    statistics have no layers: their one table stands for any key.
+    statistics have no layers: their one table stands for any key. Patch tokens are for those that attend to them.
     """
     named = bool(config.pooling or config.layer)
+    dense = any(is_dense(key) for key in protocol.inputs)
     files: dict[int, list[Table]] = {}
     for table in material.tables:
         files.setdefault(id(table.entries[0]), []).append(table)
-    for tables in files.values():
+    for every in files.values():
+        if dense and every[0].weights_label == "none":
+            continue
+        tables = [table for table in every if table.dense == dense]
+        if not tables:
+            raise _missing(config, protocol, material, every)
         if not protocol.inputs or (named and not protocol.searched) or tables[0].weights_label == "none":
             yield from ((table,) for table in tables)
             continue
@@ -114,7 +135,7 @@ def _inputs(config: ProbeConfig, protocol: ProbeProtocol, material: Material) ->
 def _missing(
     config: ProbeConfig, protocol: ProbeProtocol, material: Material, tables: Sequence[Table]
 ) -> CacheError:
-    wanted = protocol.inputs if protocol.searched else protocol.inputs[:1]
+    wanted = (protocol.inputs if protocol.searched else protocol.inputs[:1]) or ("cls or gap",)
     layers = dict.fromkeys(key.rpartition("/")[0] or "last" for key in wanted)
     poolings = dict.fromkeys(key.rpartition("/")[2] for key in wanted)
     backbone = tables[0].recipe.backbone
@@ -125,7 +146,7 @@ def _missing(
     others = "or --backbone with others" if protocol.searched else f"or add --pooling {keys[0]}"
     hidden = " of those that --pooling and --layer leave" if config.pooling or config.layer else ""
     return CacheError(
-        f"--protocol {protocol.name} takes {either.join(protocol.inputs)} of {backbone}",
+        f"--protocol {protocol.name} takes {either.join(protocol.inputs or wanted)} of {backbone}",
         f"the cache holds {listed(keys)} of {material.name!r}{hidden}",
         f"type featprobe extract --data SPEC --backbone {backbone} {flags}, {others}",
     )

@@ -12,6 +12,7 @@ from featprobe.cache import Cache, CacheEntry
 from featprobe.config import ProbeConfig
 from featprobe.errors import CacheError, ConfigError, SplitError, listed, nearest
 from featprobe.records import DENSE_POOLINGS, AnyArray, Recipe, Samples, sha256_json
+from featprobe.registry import PROTOCOLS
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +38,13 @@ class Table:
         prints = [entry.recipe.fingerprint for entry in self.entries]
         return prints[0] if len(prints) == 1 else sha256_json(prints)
 
+    @property
+    def dense(self) -> bool:
+        """Whether patch tokens are kept apart, for heads that attend to them."""
+        return is_dense(self.pooling)
+
     def read(self, cache: Cache) -> AnyArray:
-        """The embeddings, [N, D]."""
+        """The embeddings, [N, D]; dense ones [N, h, w, D]."""
         return np.concatenate([_embeddings(cache, entry, self.pooling) for entry in self.entries])
 
 
@@ -53,6 +59,11 @@ class Material:
     samples: Samples
     tables: tuple[Table, ...]
     scheme: str = ""
+
+
+def is_dense(key: str) -> bool:
+    """Whether a key of the cache, POOLING or LAYER/POOLING, holds patch tokens."""
+    return key.rpartition("/")[2] in DENSE_POOLINGS
 
 
 def materials(cache: Cache, config: ProbeConfig) -> list[Material]:
@@ -159,21 +170,26 @@ def _selected(cache: Cache, config: ProbeConfig, data: Sequence[str]) -> list[Ca
 
 
 def _need_flat(config: ProbeConfig) -> None:
-    """ConfigError where patches are asked for: a probe takes one row of D values for each image."""
+    """ConfigError where patches are asked for and nothing takes them: a probe takes one row of D values for each image."""
     for pooling in config.pooling:
-        if pooling in DENSE_POOLINGS:
+        if pooling in DENSE_POOLINGS and not _takes_dense(config):
             raise ConfigError(
                 f"--pooling {pooling} can't be probed",
                 "patches are kept apart for export and for attentive probes; one row for each image has --pooling mean or gap",
-                f"leave it out, or type featprobe cache export --pooling {pooling}",
+                f"type --protocol featprobe-attentive, leave it out, or type featprobe cache export --pooling {pooling}",
             )
 
 
+def _takes_dense(config: ProbeConfig) -> bool:
+    """Whether a protocol that is asked for attends to patch tokens."""
+    return any(is_dense(key) for name in config.protocol for key in PROTOCOLS.get(name).inputs)
+
+
 def _poolings(entry: CacheEntry, config: ProbeConfig) -> list[str]:
-    """The keys that are probed: a row of D values each, of the poolings asked for, whatever the layer."""
+    """The keys that are probed, of the poolings asked for, whatever the layer: a row of D values each, or patches where a protocol takes them."""
     return [
         key
-        for key in entry.flat
+        for key in (entry.poolings if _takes_dense(config) else entry.flat)
         if not config.pooling or key in config.pooling or key.rpartition("/")[2] in config.pooling
         if not config.layer or (key.rpartition("/")[0] or "last") in config.layer
     ]

@@ -14,6 +14,8 @@ from featprobe.records import Preprocessing, Recipe, Samples, images_sha256, tex
 from featprobe.stages import cache_care
 from featprobe.stages.export import export
 from featprobe.stages.maps import embedding_maps
+from featprobe.stages.probe import probe
+from featprobe.stages.protocols import asks, protocols_of
 from featprobe.stages.tables import materials
 
 RULE = Preprocessing((224, 224), "crop", 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
@@ -122,3 +124,46 @@ def test_maps_are_drawn_of_the_layers_that_were_probed(cache):
     assert drawn.title == "vit (pretrained), last4, cls"
     both = pd.DataFrame([{**about, "layer": layer, "pooling": "cls"} for layer in ("", "last4")])
     assert len(embedding_maps(CompareConfig(cache=cache.root), [cache], both)) == 2
+
+
+class TestHeadsThatAttend:
+    def test_patches_are_taken_where_a_protocol_attends_to_them(self, cache):
+        assert "patches" in probed(cache, protocol=("featprobe-attentive",))
+        assert probed(cache, protocol=("featprobe-attentive",), pooling=("patches",), layer=("last",)) == [
+            "patches"
+        ]
+
+    def test_each_protocol_gets_its_own_kind(self, cache):
+        config = ProbeConfig(
+            cache=cache.root, protocol=("featprobe", "featprobe-mlp", "featprobe-attentive"), layer=("last",)
+        )
+        (material,) = materials(cache, config)
+        found = {
+            ask.protocol.name: [table.pooling for (table,) in ask.inputs] for ask in asks(config, material)
+        }
+        assert found == {"featprobe": ["cls"], "featprobe-mlp": ["cls"], "featprobe-attentive": ["patches"]}
+
+    def test_a_backbone_without_patches_is_told_how_to_get_them(self, tmp_path):
+        plain = cache_of(tmp_path / "plain", {"cls": 4})
+        config = ProbeConfig(cache=plain.root, protocol=("featprobe-attentive",))
+        (material,) = materials(plain, config)
+        with pytest.raises(CacheError, match=r"takes patches of vit; .*extract .*--pooling patches"):
+            asks(config, material)
+
+    def test_a_head_is_no_probe(self, cache):
+        with pytest.raises(ConfigError, match="type --protocol featprobe-mlp, and leave --probe out"):
+            protocols_of(ProbeConfig(cache=cache.root, probe=("mlp",)))
+
+    def test_whole(self, cache, tmp_path):
+        out = tmp_path / "results"
+        names = ("featprobe-mlp", "featprobe-attentive")
+        probe(
+            ProbeConfig(
+                cache=cache.root, out=out, protocol=names, layer=("last",), holdout=0.5, resamples=50, jobs=1
+            )
+        )
+        table = pd.read_csv(out / "results.csv").drop_duplicates(["pooling", "probe"])
+        assert set(zip(table.pooling, table.probe, strict=True)) == {("cls", "mlp"), ("patches", "attentive")}
+        # One part of five is chosen on and not trained on.
+        rows = pd.read_parquet(out / "predictions.parquet")
+        assert (table.n_train < 12 - len(set(rows.id))).all()
