@@ -197,6 +197,7 @@ def _add_cache(commands: Any, debug: _Parser) -> None:
                 metavar="[NAME=]VALUE",
                 help="where the weights are now",
             )
+            _add_weights_dir(action, "folder made by featprobe backbones fetch, for pretrained weights")
         if name == "gc":
             action.add_argument("--dry-run", action="store_true", help="only say what would go")
     _add_configured(actions, "export", ExportConfig, debug)
@@ -241,13 +242,7 @@ def _add_backbones(commands: Any, debug: _Parser) -> None:
         metavar="FILE",
         help="also say of every tensor of this file what becomes of it",
     )
-    show.add_argument(
-        "--weights-dir",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="folder made by featprobe backbones fetch",
-    )
+    _add_weights_dir(show, "folder made by featprobe backbones fetch")
     texts = {
         "fetch": "bring the weights of backbones into a folder, on a connected machine",
         "bundle": "write weights, licences and hashes into one archive",
@@ -266,9 +261,7 @@ def _add_backbones(commands: Any, debug: _Parser) -> None:
             help="a file of your own that stands for NAME's pretrained weights",
         )
         action.add_argument("--offline", action="store_true", help="take only what lies on this machine")
-        action.add_argument(
-            "--weights-dir", type=Path, default=None, metavar="DIR", help="a folder to take them from first"
-        )
+        _add_weights_dir(action, "a folder to take them from first")
     unbundle = actions.add_parser(
         "unbundle", help="unpack such an archive", parents=[debug], allow_abbrev=False
     )
@@ -277,9 +270,11 @@ def _add_backbones(commands: Any, debug: _Parser) -> None:
     verify = actions.add_parser(
         "verify", help="prove every hash of a weights folder", parents=[debug], allow_abbrev=False
     )
-    verify.add_argument(
-        "--weights-dir", type=Path, default=None, metavar="DIR", help="folder [FEATPROBE_WEIGHTS_DIR]"
-    )
+    _add_weights_dir(verify, "folder [FEATPROBE_WEIGHTS_DIR]")
+
+
+def _add_weights_dir(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help=text)
 
 
 def _configuration(config: type[Any], parsed: argparse.Namespace) -> Any:

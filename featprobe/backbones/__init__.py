@@ -141,17 +141,21 @@ def learn(
     *,
     offline: bool = False,
     weights_dir: Path | None = None,
+    remote_code: bool = False,
     announce: Callable[[str], None] = print,
 ) -> None:
     """Read what `describe` needs of a name that is not registered, such as a Hugging Face model's configuration.
 
-    It is downloaded where `offline` does not forbid it; BackboneError where it can't be had. Nothing happens for
+    It is downloaded where `offline` does not forbid it; `remote_code`: code that comes with it may run. BackboneError where it can't be had. Nothing happens for
     names that are known beforehand.
     """
     family, inner = resolve(name)
     study = getattr(BACKBONES.get(family), "learn", None)
     if study is not None:
-        study(inner, LoadRequest(offline=offline, weights_dir=weights_dir, announce=announce))
+        study(
+            inner,
+            LoadRequest(offline=offline, weights_dir=weights_dir, remote_code=remote_code, announce=announce),
+        )
 
 
 def layers(name: str) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from featprobe.backbones.core.hf_files import (
     own_code,
     own_weights,
     raw_tensors,
-    refuse_shards,
     shown_name,
 )
 from featprobe.backbones.core.info import (
@@ -179,8 +178,11 @@ class HuggingFace:
         The network is never asked: of a repository that is not on this machine `learn` must have read the files
         first, else BackboneError.
         """
-        if name not in self._known or name.startswith(FOLDER):
-            self.learn(name, LoadRequest(offline=True, announce=_silent))
+        known = self._known.get(name)
+        if known is None or name.startswith(FOLDER):
+            # Code that was allowed to run when the folder was read may still; it was announced then.
+            allowed = known is not None and bool(known.plan.code)
+            self.learn(name, LoadRequest(offline=True, remote_code=allowed, announce=_silent))
         info = self._info(name)
         if not deep:
             return info
@@ -223,8 +225,6 @@ class HuggingFace:
         self.learn(name, request)
         info = self._info(name)
         own = own_weights(name, request)
-        if not own:
-            refuse_shards(info, request)
         asked = dataclasses.replace(request, weights=str(own)) if own else request
         dropped: list[str] = []
         rename = functools.partial(_renamed, self._known[name].plan, info, asked, dropped)

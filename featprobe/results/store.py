@@ -32,6 +32,7 @@ from featprobe.results.tables import (
     merge,
     model_ids,
     prediction_frame,
+    relabelled,
     to_csv_bytes,
     to_parquet_bytes,
 )
@@ -111,14 +112,35 @@ class ResultsFolder:
             for entry in old.run["units"].values():
                 if "identity" in info and entry.get("identity") == info["identity"]:
                     replaced |= set(entry["models"])
-            units = {
-                name: _without(entry, replaced) for name, entry in old.run["units"].items() if name != unit
-            }
-            units = {name: entry for name, entry in units.items() if entry["models"]}
+            units = _others(old.run["units"], unit, replaced)
             units[unit] = {**_plain(info), "models": sorted(models), "superseded": False}
             self._write(
                 merge([drop(old.estimates, replaced), table], [*KEY_COLUMNS, "metric"]),
                 merge([drop(old.predictions, replaced), rows], list(KEY_COLUMNS)),
+                {**old.run, "units": units},
+            )
+
+    def relabel(self, unit: str, weights: str, identity: str) -> None:
+        """Call the weights of `unit`, which is here, `weights`, where they were called otherwise when it was added.
+
+        Equal tensors are one unit, whatever their file is called; rows show the name that was asked for last.
+        `identity`: that of `add` under this name. Raises OutputError where the folder can't be written to.
+        """
+        entry = self._load().run["units"][unit]
+        if entry.get("key", {}).get("weights", weights) == weights:
+            return
+        with self._writing():
+            old = self._read()
+            mine = set(entry["models"])
+            rows = relabelled(old.predictions, mine, weights)
+            table = relabelled(old.estimates, mine, weights)
+            models = {*model_ids(rows), *model_ids(table)}
+            units = _others(old.run["units"], unit, models)
+            key = {**entry["key"], "weights": weights}
+            units[unit] = {**entry, "key": key, "identity": identity, "models": sorted(models)}
+            self._write(
+                merge([drop(old.estimates, mine | models), table], [*KEY_COLUMNS, "metric"]),
+                merge([drop(old.predictions, mine | models), rows], list(KEY_COLUMNS)),
                 {**old.run, "units": units},
             )
 
@@ -231,6 +253,12 @@ class ResultsFolder:
                 if full
                 else "choose another folder with --out, or change its permissions",
             ) from error
+
+
+def _others(units: Mapping[str, Any], unit: str, replaced: set[str]) -> dict[str, Any]:
+    """All but `unit`, without the models `replaced`; one that holds no model then is gone."""
+    left = {name: _without(entry, replaced) for name, entry in units.items() if name != unit}
+    return {name: entry for name, entry in left.items() if entry["models"]}
 
 
 def _without(entry: Mapping[str, Any], models: set[str]) -> dict[str, Any]:

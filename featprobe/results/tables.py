@@ -120,6 +120,13 @@ def _score_order(scores: list[str], classes: Mapping[str, list[str]]) -> list[st
     return [name for name in dict.fromkeys([*known, *scores]) if name in set(scores)]
 
 
+def relabelled(frame: pd.DataFrame, models: set[str], weights: str) -> pd.DataFrame:
+    """The rows of `models`, their weights called `weights`."""
+    found = drop(frame, set(model_ids(frame)) - models).assign(weights=weights)
+    found.attrs = dict(frame.attrs)
+    return found
+
+
 def drop(frame: pd.DataFrame, models: set[str]) -> pd.DataFrame:
     """The rows of other models; score columns that only the dropped ones filled leave with them."""
     kept = frame[~model_ids(frame).isin(models)]

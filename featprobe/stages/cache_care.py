@@ -77,6 +77,7 @@ def recheck(
     source: Sequence[str],
     rows: int,
     weights: Sequence[str],
+    weights_dir: Path | None = None,
 ) -> int:
     """Compute `rows` rows of every file again and compare; 1 where one differs."""
     from featprobe.stages.recheck import recheck_entry
@@ -86,7 +87,8 @@ def recheck(
     store = Cache(cache)
     entries = chosen(store.entries(), data, backbone)
     outcomes = [
-        recheck_entry(store, entry, dict(_named(source)), dict(_named(weights)), rows) for entry in entries
+        recheck_entry(store, entry, dict(_named(source)), dict(_named(weights)), rows, weights_dir)
+        for entry in entries
     ]
     for entry, outcome in zip(entries, outcomes, strict=True):
         verdict = "ok    " if outcome.agrees else "DIFFER"

@@ -11,6 +11,7 @@ from featprobe.config import EvaluationOptions
 from featprobe.errors import LeakError, SplitError
 from featprobe.metrics import default_metrics
 from featprobe.records import Estimate, Predictions, Recipe, RunKey, Samples, sha256_json
+from featprobe.results import ResultsFolder
 from featprobe.stages.machine import versions
 
 
@@ -139,6 +140,14 @@ def identity(key: RunKey, *recipes: Recipe) -> str:
     named = {name: value for name, value in key.to_dict().items() if name not in {"fold", "fingerprint"}}
     parts = list(dict.fromkeys(recipe.images_free for recipe in recipes))
     return sha256_json({**named, "recipe": parts[0] if len(parts) == 1 else parts})
+
+
+def stored(folder: ResultsFolder, unit: str, key: RunKey, *recipes: Recipe) -> bool:
+    """Whether the results of `unit` are in `folder`; if so, they carry the name that `key` gives the weights now."""
+    there = folder.has(unit)
+    if there:
+        folder.relabel(unit, key.weights, identity(key, *recipes))
+    return there
 
 
 def title(key: Mapping[str, Any]) -> str:

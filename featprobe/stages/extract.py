@@ -32,6 +32,7 @@ from featprobe.stages.sources import (
     BackboneRun,
     Source,
     backbone_runs,
+    need_poolings,
     open_sources,
     poolings_of,
     with_canaries,
@@ -98,6 +99,7 @@ def extract(config: ExtractConfig) -> Summary:
     for run in runs:
         backbones.resolve(run.backbone)
         poolings_of(config, run.backbone)
+    need_poolings(config, runs)
     if config.canaries:
         runs = with_canaries(config, runs)
     sources = open_sources(config, config.workers)

@@ -25,12 +25,20 @@ from featprobe.stages.evaluation import (
     judged,
     question,
     seeds,
+    stored,
     with_fold,
 )
 from featprobe.stages.extract import load_backbone, recipe_for
 from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, offline, pick_device
 from featprobe.stages.rules import resolved_rule
-from featprobe.stages.sources import BackboneRun, Source, backbone_runs, open_sources, poolings_of
+from featprobe.stages.sources import (
+    BackboneRun,
+    Source,
+    backbone_runs,
+    need_poolings,
+    open_sources,
+    poolings_of,
+)
 from featprobe.stages.summary import Summary
 
 if TYPE_CHECKING:
@@ -79,6 +87,8 @@ def finetune(config: FinetuneConfig) -> Summary:
     for run in runs:
         backbones.resolve(run.backbone)
         _need_flat(config, run)
+        _need_rows(config, run)
+    need_poolings(config, runs)
     sources = open_sources(config, config.workers)
     for source in sources:
         _need_classes(source)
@@ -96,7 +106,7 @@ def finetune(config: FinetuneConfig) -> Summary:
                 announce(subject.question)
             for run in runs:
                 for unit in _units(own, subject, run):
-                    if folder.has(unit.hash):
+                    if stored(folder, unit.hash, unit.key, unit.initial):
                         reused += 1
                         continue
                     _train(own, folder, subject, unit, device)
@@ -119,7 +129,12 @@ def _refuse_early(source: Source, config: FinetuneConfig) -> None:
 
 def _need_flat(config: FinetuneConfig, run: BackboneRun) -> None:
     """ConfigError for volumes, which are learnt from frozen backbones alone."""
-    backbones.learn(run.backbone, offline=offline(config.offline), weights_dir=config.weights_dir)
+    backbones.learn(
+        run.backbone,
+        offline=offline(config.offline),
+        weights_dir=config.weights_dir,
+        remote_code=config.remote_code,
+    )
     info = backbones.describe(run.backbone)
     what = (
         "--slices volume"
@@ -134,6 +149,16 @@ def _need_flat(config: FinetuneConfig, run: BackboneRun) -> None:
             "it trains on flat images alone so far",
             "type featprobe extract and featprobe probe, which learn from the frozen backbone",
         )
+
+
+def _need_rows(config: FinetuneConfig, run: BackboneRun) -> None:
+    for name in poolings_of(config, run.backbone):
+        if name in DENSE_POOLINGS:
+            raise ConfigError(
+                f"--pooling {name} can't be fine-tuned",
+                "a linear head takes one row for each image, as --pooling mean or gap gives",
+                "leave it out",
+            )
 
 
 def _need_classes(source: Source) -> None:
@@ -186,13 +211,6 @@ def _training(config: FinetuneConfig, mode: str) -> TrainingRecipe:
 
 
 def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[Unit]:
-    for name in poolings_of(config, run.backbone):
-        if name in DENSE_POOLINGS:
-            raise ConfigError(
-                f"--pooling {name} can't be fine-tuned",
-                "a linear head takes one row for each image, as --pooling mean or gap gives",
-                "leave it out",
-            )
     backbone = load_backbone(config, run, seed=config.seed)
     rule = resolved_rule(config, backbone, config.image_size)
     # Positions are fitted to the size before the optimiser is given them.

@@ -25,6 +25,7 @@ from featprobe.stages.evaluation import (
     judged,
     question,
     seeds,
+    stored,
     title,
     with_fold,
 )
@@ -70,7 +71,11 @@ def probe(config: ProbeConfig) -> Summary:
     # Every contradiction between protocols and data ends here, before anything is split or fitted.
     asked = [(material, asks(config, material)) for material in chosen]
     units = [unit for material, wanted in asked for unit in _units(config, material, wanted)]
-    todo = [unit for unit in units if not folder.has(unit.hash)]
+    todo = [
+        unit
+        for unit in units
+        if not stored(folder, unit.hash, unit.key, *(table.recipe for table in unit.tables))
+    ]
     _fit_all(cache, config, folder, todo)
     folder.record_run(probe=describe_run(config, "probe"))
     if config.models:

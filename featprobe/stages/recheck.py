@@ -87,11 +87,17 @@ def recheck(
 
 
 def recheck_entry(
-    store: Cache, entry: CacheEntry, sources: dict[str, str], weights: dict[str, str], rows: int
+    store: Cache,
+    entry: CacheEntry,
+    sources: dict[str, str],
+    weights: dict[str, str],
+    rows: int,
+    weights_dir: Path | None = None,
 ) -> Recheck:
     """Compute `rows` rows of a cached file again, with the images and weights where they were or are named.
 
-    `sources`: data set's name ("" for all) -> SPEC; `weights`: backbone's name ("" for all) -> value. Raises
+    `sources`: data set's name ("" for all) -> SPEC; `weights`: backbone's name ("" for all) -> value;
+    `weights_dir`: the folder of pretrained weights, None for the one that the environment names. Raises
     CacheError where the images or the weights are not those of the file.
     """
     recorded = entry.environment.get("source", {})
@@ -120,6 +126,7 @@ def recheck_entry(
         poolings=[] if "/" in pooling else [pooling],
         image_size=rule.image_size[0],
         seed=int(entry.environment.get("seed", 0)),
+        weights_dir=weights_dir,
     )
     if model.weights_sha256 != entry.recipe.weights:
         raise CacheError(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from featprobe import backbones
 from featprobe.backbones.canaries import IMAGE_STATS
 from featprobe.config import BackboneOptions, DataOptions
 from featprobe.datasets import DatasetOptions, open_dataset, split_spec
-from featprobe.errors import ConfigError, nearest
+from featprobe.errors import BackboneError, ConfigError, nearest
 from featprobe.hashing import hash_images
 from featprobe.records import POOLINGS, Samples
 
@@ -143,6 +145,35 @@ def poolings_of(config: BackboneOptions, backbone: str) -> tuple[str, ...]:
         elif name == backbone:
             named.append(pooling)
     return tuple(dict.fromkeys(named or plain))
+
+
+def need_poolings(config: BackboneOptions, runs: Sequence[BackboneRun]) -> None:
+    """BackboneError, with a call that every backbone can answer, where one lacks a pooling that is asked of it.
+
+    What can't be described before its files are read is checked when it is loaded.
+    """
+    infos = {}
+    for name in dict.fromkeys(run.backbone for run in runs):
+        with contextlib.suppress(BackboneError):
+            infos[name] = backbones.describe(name)
+    asked = {name: poolings_of(config, name) for name in infos}
+    for name, info in infos.items():
+        for pooling in asked[name]:
+            if pooling in info.poolings:
+                continue
+            fits = {
+                each: [one for one in asked[each] if one in infos[each].poolings]
+                or [infos[each].default_pooling]
+                for each in infos
+            }
+            words = [
+                f"{each}={one}" if len(config.backbone) > 1 else one for each in fits for one in fits[each]
+            ]
+            raise BackboneError(
+                f"{name} has no pooling {pooling!r}",
+                f"it has {', '.join(info.poolings)}",
+                f"type --pooling {' '.join(words)}",
+            )
 
 
 def with_canaries(config: BackboneOptions, runs: Sequence[BackboneRun]) -> list[BackboneRun]:

@@ -13,7 +13,17 @@ from featprobe import backbones
 from featprobe.backbones import BackboneInfo
 from featprobe.backbones.core import archive as archives
 from featprobe.backbones.core import bundle as shelves
-from featprobe.backbones.core.places import NO_PLACE, OWN, VARIABLE, Located, locate, unusable, weights_folder
+from featprobe.backbones.core import manifest
+from featprobe.backbones.core.places import (
+    NO_PLACE,
+    OWN,
+    VARIABLE,
+    Located,
+    locate,
+    unusable,
+    weights_folder,
+    with_shards,
+)
 from featprobe.errors import ConfigError
 
 OK, FAILED = 0, 1
@@ -91,7 +101,7 @@ def verify(*, weights_dir: Path | None = None) -> int:
     for problem in problems:
         print(f"DAMAGED  {problem}")
     if not problems:
-        holdings = shelves.read(folder)
+        holdings = manifest.read(folder)
         print(f"ok  {folder} holds {shelves.summary(holdings)}")
     return FAILED if problems else OK
 
@@ -150,9 +160,9 @@ def _located(
     for file in info.files or (NO_PLACE,):
         if own is not None and not file.part:
             origin = f"{OWN}{own.name}"
-            found.append(Located(path=own, place=origin, origin=origin))
+            found += with_shards(Located(path=own, place=origin, origin=origin))
             continue
-        found.append(
+        found += with_shards(
             locate(
                 # What would be refused when it is used is not brought either; a weights folder may hold it converted.
                 dataclasses.replace(file, places=()) if info.conversion else file,
@@ -168,7 +178,7 @@ def _located(
 
 def _kept(info: BackboneInfo, weights_dir: Path | None) -> bool:
     folder = weights_folder(weights_dir)
-    return folder is not None and info.name in shelves.read(folder)
+    return folder is not None and info.name in manifest.read(folder)
 
 
 def _show_terms(info: BackboneInfo) -> None:

@@ -133,6 +133,21 @@ def test_patches_are_not_fine_tuned(quick_featprobe, folder: Path, tmp_path: Pat
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("command", ["extract", "finetune"])
+def test_a_pooling_that_one_backbone_lacks_is_answered_with_a_call_that_works(
+    quick_featprobe, folder: Path, command: str
+) -> None:
+    call = (command, "--data", folder, "--backbone", NAME, "resnet18", "--weights", "random")
+    done = quick_featprobe(*call, "--image-size", "32", "--pooling", "cls", "gap", "gem")
+    assert done.returncode == 2
+    assert not done.stdout, "it is said before the data set is read"
+    advice = f"{NAME}=cls resnet18=gap resnet18=gem"
+    assert done.stderr.endswith(f"type --pooling {advice}\n")
+    if command == "extract":
+        done = quick_featprobe(*call, "--image-size", "32", "--pooling", *advice.split())
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -140,6 +155,7 @@ def test_patches_are_not_fine_tuned(quick_featprobe, folder: Path, tmp_path: Pat
         (("--pooling", "gap"), ("has no pooling 'gap'", "cls, mean, cls+mean")),
         (("--pooling", "resnt=gap"), ("'resnt', which is no --backbone",)),
         (("--layer", "blocks.99"), ("there is no layer 'blocks.99'", "did you mean blocks.9")),
+        (("--layer", "nope"), (f"see featprobe backbones show {NAME}",)),
         (("--layer", "last13"), ("there is no layer 'last13'", "12 transformer blocks", "last12")),
         (("--image-size", "33"), ("33 x 33", "patches are 16 pixels wide", "--image-size 32")),
         (("--tta", "spin"), ("unknown --tta 'spin'", "five-crops")),

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 
 from featprobe import backbones
@@ -169,6 +170,35 @@ def test_a_file_of_ones_own_stands_for_pretrained_under_its_own_name(tmp_path: P
     theirs = backbones.load(NAME, offline=True, weights_dir=tmp_path / "w")
     assert (theirs.weights_label, theirs.weights_origin) == ("pretrained", "")
     assert located(NAME, tmp_path / "w").parent == tmp_path / "w" / NAME / "main"
+
+
+def test_results_and_cache_follow_the_name_that_weights_have_now(
+    quick_featprobe, image_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    source = backbones.load("resnet18", weights="random", seed=3)
+    for name in ("mine.pth", "ours.pth"):
+        torch.save(source.model.state_dict(), tmp_path / name)
+    weights_care.fetch(
+        names=[], to=tmp_path / "w", weights=[f"resnet18={tmp_path / 'ours.pth'}"], offline=True
+    )
+    extract = ("extract", "--data", image_folder, "--backbone", "resnet18", "--image-size", "32")
+    probe = ("probe", "--folds", "2", "--out", "results")
+    names = []
+    for flags in (("--weights", "mine.pth"), ("--weights-dir", "w")):
+        assert quick_featprobe(*extract, *flags).returncode == 0
+        done = quick_featprobe(*probe)
+        assert done.returncode == 0, done.stderr
+        names.append(set(pd.read_csv(tmp_path / "results" / "results.csv")["weights"]))
+    assert "0 computed" in done.stdout
+    assert names == [{"mine"}, {"ours"}]
+    assert set(pd.read_parquet(tmp_path / "results" / "predictions.parquet")["weights"]) == {"ours"}
+
+    assert "add --weights-dir DIR" in quick_featprobe("cache", "recheck").stderr
+    checked = quick_featprobe("cache", "recheck", "--weights-dir", "w", "--rows", "2")
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.startswith("ok ")
 
 
 def test_bundle_without_a_name(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

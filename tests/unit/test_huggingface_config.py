@@ -256,5 +256,6 @@ def test_code_of_strangers_runs_only_where_it_was_asked_for(
     with torch.no_grad():
         assert backbone(torch.zeros(3, 3, 16, 16), ("pre_logits",))["pre_logits"].shape == (3, 8)
     assert backbone.info.default_pooling == "pre_logits"
+    assert backbones.describe(f"hf:{folder}").architecture == backbone.info.architecture
     with pytest.raises(BackboneError, match="needs code"):
         backbones.load(f"hf:{folder}")

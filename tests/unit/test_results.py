@@ -261,3 +261,32 @@ def test_the_tables_are_what_other_programs_expect(tmp_path: Path) -> None:
         "results.csv",
         "predictions.parquet",
     }
+
+
+def test_the_same_weights_under_another_name_are_renamed_and_replace_their_namesake(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "out")
+    key, other = dataclasses.replace(KEY, weights="mine"), dataclasses.replace(KEY, backbone="resnet50")
+    for unit, one, value in (("u1", key, 0.25), ("u2", KEY, 0.5), ("u3", other, 0.75)):
+        about = {"key": one.to_dict(), "identity": unit, "note": "kept"}
+        folder.add(unit, [predictions(one)], [estimate(one, value)], about)
+    folder.relabel("u3", "pretrained", "u3")
+    assert folder.estimates()["value"].tolist() == [0.75, 0.25, 0.5]
+
+    folder.relabel("u1", "pretrained", "new")
+    for reader in (folder, ResultsFolder(tmp_path / "out")):
+        frame = reader.estimates()
+        assert frame[["backbone", "weights", "value"]].to_numpy().tolist() == [
+            ["resnet50", "pretrained", 0.75],
+            ["vgg16", "pretrained", 0.25],
+        ]
+        assert set(reader.predictions()["weights"]) == {"pretrained"}
+        assert len(reader.predictions()) == 14
+        assert [reader.has(unit) for unit in ("u1", "u2", "u3")] == [True, False, True]
+        about = reader.run()["units"]["u1"]
+        assert (about["key"]["weights"], about["identity"], about["note"]) == ("pretrained", "new", "kept")
+    np.testing.assert_array_equal(
+        next(item for item in to_predictions(folder.predictions()) if item.key == KEY).y_score,
+        predictions(key).y_score,
+    )
+    folder.add("u4", [predictions(KEY, seed=4)], [estimate(KEY, 1.0)], {})
+    assert not folder.has("u1")

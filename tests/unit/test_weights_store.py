@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import tarfile
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from featprobe import backbones
-from featprobe.backbones.core import archive, bundle
+from featprobe.backbones.core import archive, bundle, manifest
 from featprobe.backbones.core.info import BackboneInfo, Place, WeightsFile
 from featprobe.backbones.core.places import Located, locate
 from featprobe.errors import BackboneError, FeatprobeError
@@ -211,21 +212,35 @@ def test_a_failure_half_way_leaves_nothing(
     ("content", "said"),
     [
         ("{", "it is no JSON"),
-        ("[]", "its parts are not what they should be"),
+        ("\xff", "it is no JSON"),
+        ("[" * 100_000, "it is no JSON"),
+        ("[]", "it is [], not a list of named entries"),
+        ("{}", "it lacks the entry 'schema'"),
+        ('{"schema": "x", "backbones": []}', 'its schema is "x", which is no number'),
         ('{"schema": 99, "backbones": []}', "its schema is 99"),
-        ('{"schema": 1, "backbones": [{"name": "x"}]}', "it lacks the entry 'files'"),
-        ('{"schema": 1, "backbones": [{"name": "x", "files": []}]}', "lacks, or should not have, 'family'"),
-        ('{"schema": 1, "backbones": [{"files": [{"odd": 1}]}]}', "lacks, or should not have, 'odd'"),
+        ('{"schema": 1, "backbones": {"a": 1}}', "its entry 'backbones' is {\"a\": 1}, not a list"),
+        ('{"schema": 1, "backbones": [3]}', "a backbone is 3, not a list of named entries"),
+        ('{"schema": 1, "backbones": [{"name": "x"}]}', "a backbone lacks the entry 'files'"),
+        ('{"schema": 1, "backbones": [{"name": "x", "files": []}]}', "a backbone lacks the entry 'family'"),
+        ('{"schema": 1, "backbones": [{"files": [{"odd": 1}]}]}', "a file lacks the entry 'part'"),
+        ('"citation": 3', "the entry 'citation' of a backbone is 3, not text"),
+        ('"citation": "", "odd": 3', "does not know: odd"),
+        ('"size": "1"', "the entry 'size' of a file is \"1\", not a number"),
+        ('"sha256": []', "the entry 'sha256' of a file is [], not text"),
+        ('"name": []', "the entry 'name' of a backbone is [], not text"),
+        ('"name": "vgg16"', "it lists vgg16 twice"),
         ("../../outside", "lies outside the folder"),
         ("/etc/passwd", "lies outside the folder"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(content: str, said: str, kept: Path) -> None:
-    manifest = kept / "manifest.json"
-    if content[0] in ".{[" and content[:2] != "..":
-        manifest.write_text(content)
-    else:
-        manifest.write_text(manifest.read_text().replace("vgg16/main/model.safetensors", content))
+    file = kept / "manifest.json"
+    entry = re.match(r'("\w+"): ', content)
+    if content[:2] in {"..", "/e"}:
+        content = file.read_text().replace("vgg16/main/model.safetensors", content)
+    elif entry:
+        content = re.sub(rf"{entry[1]}: [^\n]*?(,?)\n", rf"{content}\1\n", file.read_text())
+    file.write_bytes(content.encode("latin-1"))
     assert said in refused(found, kept)
 
 
@@ -259,7 +274,7 @@ def test_unpacking_joins_a_folder_that_holds_others(kept: Path, info: BackboneIn
     there = tmp_path / "there"
     bundle.add(backbones.describe("densenet121"), [file_of(tmp_path / "d", b"D")], there)
     archive.unpack(tmp_path / "w.tar", there)
-    assert sorted(bundle.read(there)) == ["densenet121", "resnet18", "vgg16"]
+    assert sorted(manifest.read(there)) == ["densenet121", "resnet18", "vgg16"]
     assert bundle.verify(there) == []
     other = tmp_path / "other"
     bundle.add(info, [file_of(tmp_path / "c", b"C")], other)

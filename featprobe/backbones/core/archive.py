@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, cast
 
-from featprobe.backbones.core import bundle
+from featprobe.backbones.core import bundle, manifest
 from featprobe.errors import BackboneError, listed
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
@@ -20,7 +20,7 @@ SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 
 def check_name(archive: Path) -> None:
     """BackboneError unless the archive's name says what it is."""
-    if not bundle.is_archive(archive):
+    if not manifest.is_archive(archive):
         raise BackboneError(
             f"{archive} is no name of an archive",
             f"known suffixes: {', '.join(SUFFIXES)}",
@@ -34,7 +34,7 @@ def pack(folder: Path, archive: Path) -> int:
     Only what the manifest lists goes in. BackboneError where a file is not what the manifest says.
     """
     check_name(archive)
-    holdings = bundle.read(folder)
+    holdings = manifest.read(folder)
     pieces = sorted({piece.file: piece for held in holdings.values() for piece in held.files}.items())
     problems = [problem for _, piece in pieces if (problem := bundle.fault(folder, piece))]
     if problems:
@@ -47,7 +47,7 @@ def pack(folder: Path, archive: Path) -> int:
         tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         # The manifest stands first: it is read before anything large.
-        for file in (bundle.MANIFEST, bundle.LICENCES, *(file for file, _ in pieces)):
+        for file in (manifest.MANIFEST, bundle.LICENCES, *(file for file, _ in pieces)):
             _put(tar, folder / file, file)
     return archive.stat().st_size
 
@@ -91,9 +91,9 @@ def unpack(archive: Path, to: Path) -> list[str]:
     try:
         _extract(archive, part)
         try:
-            holdings = bundle.read(part)
+            holdings = manifest.read(part)
         except BackboneError as error:
-            raise _bad(archive, f"its {bundle.MANIFEST} can't be used: {error.known}") from error
+            raise _bad(archive, f"its {manifest.MANIFEST} can't be used: {error.known}") from error
         if problems := bundle.verify(part):
             raise _refused(archive, [problem.replace(f"{part}{os.sep}", "") for problem in problems])
         if where.is_dir() and not any(where.iterdir()):
@@ -118,8 +118,8 @@ def _extract(archive: Path, to: Path) -> None:
         raise _bad(archive, f"it holds what no weights folder has: {error}") from error
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _bad(archive, f"it is no archive, or half a copy of one: {error}") from error
-    if not (to / bundle.MANIFEST).is_file():
-        raise _bad(archive, f"it has no {bundle.MANIFEST}")
+    if not (to / manifest.MANIFEST).is_file():
+        raise _bad(archive, f"it has no {manifest.MANIFEST}")
 
 
 def _plain_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:

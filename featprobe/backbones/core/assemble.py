@@ -19,6 +19,7 @@ from featprobe.backbones.core.files import Checkpoint, read_checkpoint
 from featprobe.backbones.core.info import NO_WEIGHTS, PRETRAINED, RANDOM, BackboneInfo, LoadRequest
 from featprobe.backbones.core.model import Backbone, Resize, check_poolings
 from featprobe.backbones.core.places import NO_PLACE, locate
+from featprobe.backbones.core.shards import INDEX
 from featprobe.backbones.core.survey import Survey, gflops, survey
 from featprobe.registry import BACKBONES
 
@@ -142,7 +143,7 @@ def _timm_resize(model: Any, size: tuple[int, int]) -> None:
 def _label(weights: str) -> str:
     if weights in {PRETRAINED, RANDOM}:
         return weights
-    path = Path(weights)
+    path = Path(weights.removesuffix(INDEX))
     return path.name if path.stem in {PRETRAINED, RANDOM} else path.stem
 
 

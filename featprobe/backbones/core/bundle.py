@@ -15,50 +15,20 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 from filelock import FileLock
 
 from featprobe.backbones.core.info import BackboneInfo
+from featprobe.backbones.core.manifest import MANIFEST, SCHEMA, Holding, Piece, read, version
+from featprobe.backbones.core.shards import is_index
 from featprobe.errors import BackboneError, listed
 
-SCHEMA: Final = 1
-MANIFEST: Final = "manifest.json"
 LICENCES: Final = "LICENCES.txt"
 SHOWN: Final = 12
 _WHOLE: Final = "main"
 _BLOCK: Final = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """One file of a weights folder. `file`: its path inside the folder; `source`: where it was first had from."""
-
-    part: str
-    file: str
-    size: int
-    sha256: str
-    source: str
-    revision: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
-    """What a weights folder holds for one backbone: the facts that its user needs, and its files."""
-
-    name: str
-    family: str
-    architecture: str
-    licence: str
-    terms: str
-    citation: str
-    files: tuple[Piece, ...] = ()
-
-    def piece(self, part: str) -> Piece | None:
-        """The file of `part`, None where it is not held."""
-        return next((piece for piece in self.files if piece.part == part), None)
 
 
 class Source(Protocol):
@@ -81,13 +51,6 @@ class Source(Protocol):
         """The commit it is of, "" where there is none."""
 
 
-def _version() -> str:
-    # The package itself stands above this room and is not imported from it.
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version("featprobe")
-    return "unknown"
-
-
 def sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes, computed once per process while the file stays as it is."""
     seen = path.stat()
@@ -100,74 +63,6 @@ def _digest(path: Path, *_: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive which `pack` writes."""
-    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
-
-
-def read(folder: Path) -> dict[str, Holding]:
-    """Name -> what the weights folder holds for it.
-
-    BackboneError where `folder` is no weights folder, is an archive of one, or its manifest can't be trusted.
-    """
-    manifest = folder / MANIFEST
-    if folder.is_file():
-        raise BackboneError(
-            f"the weights folder {folder} is a file",
-            "an archive of weights is unpacked once, then used" if is_archive(folder) else "",
-            f"type: featprobe backbones unbundle {folder} --to DIR, then --weights-dir DIR",
-        )
-    if not manifest.is_file():
-        raise BackboneError(
-            f"{folder} is no weights folder: it has no {MANIFEST}"
-            if folder.is_dir()
-            else f"{folder} does not exist",
-            "such a folder is made by featprobe backbones fetch and unbundle",
-            "type: featprobe backbones fetch NAME --to DIR, or correct --weights-dir or FEATPROBE_WEIGHTS_DIR",
-        )
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        schema = int(content["schema"])
-        holdings = [_holding(entry) for entry in content["backbones"]] if schema == SCHEMA else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _untrusted(manifest, _why(error)) from error
-    if schema != SCHEMA:
-        raise _untrusted(manifest, f"its schema is {schema}, this featprobe ({_version()}) reads {SCHEMA}")
-    found = {holding.name: holding for holding in holdings}
-    if len(found) != len(holdings):
-        raise _untrusted(manifest, "it lists one backbone twice")
-    return found
-
-
-def _holding(entry: Mapping[str, Any]) -> Holding:
-    pieces = tuple(Piece(**piece) for piece in entry["files"])
-    for piece in pieces:
-        inside = PurePosixPath(piece.file)
-        if inside.is_absolute() or ".." in inside.parts or not inside.parts or "\\" in piece.file:
-            raise ValueError(f"the file {piece.file!r} lies outside the folder")
-        if not re.fullmatch(r"[0-9a-f]{64}", piece.sha256) or not isinstance(piece.size, int):
-            raise ValueError(f"size or SHA-256 of {piece.file} is none")
-    if len({piece.part for piece in pieces}) != len(pieces):
-        raise ValueError(f"{entry['name']} has one part twice")
-    return Holding(**{**entry, "files": pieces})
-
-
-def _why(error: Exception) -> str:
-    """What is wrong with a manifest, in words."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"it is no JSON: {error}"
-    if isinstance(error, KeyError):
-        return f"it lacks the entry {error}"
-    if isinstance(error, (TypeError, AttributeError)):
-        fields = re.search(r"(?:argument|arguments:?|keyword argument) ('.*)", str(error))
-        return (
-            f"an entry lacks, or should not have, {fields[1]}"
-            if fields
-            else "its parts are not what they should be"
-        )
-    return str(error)
-
-
 def need_folder(to: Path) -> None:
     """BackboneError where the folder `to` holds other things and is no weights folder."""
     others = sorted(path.name for path in to.iterdir() if path.name != _LOCK) if to.is_dir() else []
@@ -177,14 +72,6 @@ def need_folder(to: Path) -> None:
             f"there are {listed(others, 3)}, and no {MANIFEST}",
             "type a new folder after --to",
         )
-
-
-def _untrusted(manifest: Path, reason: str) -> BackboneError:
-    return BackboneError(
-        f"the manifest {manifest} can't be used",
-        reason[:200],
-        "copy the folder again, or make it anew: featprobe backbones fetch NAME --to DIR",
-    )
 
 
 def fault(folder: Path, piece: Piece) -> str:
@@ -211,7 +98,9 @@ def find(folder: Path, name: str, part: str) -> Piece | None:
     """
     holding = read(folder).get(name)
     piece = holding.piece(part) if holding else None
-    problem = fault(folder, piece) if piece else ""
+    shards = [each for each in holding.files if each.part.startswith(f"{part}:")] if holding else []
+    problems = (fault(folder, each) for each in (piece, *shards) if each)
+    problem = next(filter(None, problems), "")
     if problem:
         raise BackboneError(
             f"the weights of {name} are refused",
@@ -252,7 +141,7 @@ def add(info: BackboneInfo, sources: Sequence[Source], to: Path) -> Holding:
 def _described(name: str, source: Source) -> Piece:
     return Piece(
         part=source.part,
-        file=f"{_folder_name(name)}/{source.part or _WHOLE}/{source.path.name}",
+        file=f"{_folder_name(name)}/{source.part.partition(':')[0] or _WHOLE}/{source.path.name}",
         size=source.path.stat().st_size,
         sha256=sha256_of(source.path),
         source=source.origin,
@@ -295,7 +184,9 @@ def _take(
     pieces = {piece.part: piece for piece in (holdings[entry.name].files if entry.name in holdings else ())}
     for path, piece in files:
         key = (piece.sha256, Path(piece.file).name)
-        placed = dataclasses.replace(piece, file=stored.setdefault(key, piece.file))
+        # Shards lie beside their index, whatever other backbones brought.
+        alone = ":" in piece.part or is_index(path)
+        placed = piece if alone else dataclasses.replace(piece, file=stored.setdefault(key, piece.file))
         target = to / placed.file
         if fault(to, placed):
             copied += [] if target.exists() else [target]
@@ -373,7 +264,7 @@ def written(target: Path) -> Iterator[Path]:
 
 def _write(folder: Path, holdings: Mapping[str, Holding]) -> None:
     entries = [dataclasses.asdict(holdings[name]) for name in sorted(holdings)]
-    content = {"schema": SCHEMA, "featprobe": _version(), "backbones": entries}
+    content = {"schema": SCHEMA, "featprobe": version(), "backbones": entries}
     with written(folder / LICENCES) as part:
         part.write_text(_licences(holdings), encoding="utf-8")
     with written(folder / MANIFEST) as part:

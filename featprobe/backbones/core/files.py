@@ -13,7 +13,10 @@ from featprobe.backbones.core.reading import read
 from featprobe.backbones.core.unwrapping import Shapes, choose
 from featprobe.errors import BackboneError, nearest
 
-SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".torch", ".ckpt", ".pth.tar", ".pt.tar")
+SUFFIXES: Final = (
+    *(".safetensors", ".pth", ".pt", ".bin", ".torch", ".ckpt", ".pth.tar", ".pt.tar"),
+    *(".safetensors.index.json", ".bin.index.json"),
+)
 _FOREIGN: Final = {
     ".npz": "NumPy arrays",
     ".npy": "a NumPy array",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any, Final
 
 from featprobe.backbones.core.hf_config import PREFIX, Json
 from featprobe.backbones.core.info import PRETRAINED, RANDOM, BackboneInfo, LoadRequest, Place, WeightsFile
+from featprobe.backbones.core.shards import INDEX
 from featprobe.errors import BackboneError
 
 REPOSITORY: Final = re.compile(r"(?P<where>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 FOLDER: Final = ("/", "./", "../", "~")
-FILES: Final = ("model.safetensors", "pytorch_model.bin")
-_INDEX: Final = tuple(f"{file}.index.json" for file in FILES)
+FILES: Final = tuple(
+    f"{file}{several}" for file in ("model.safetensors", "pytorch_model.bin") for several in ("", INDEX)
+)
 _CONFIG: Final = ("config.json",)
 _PROCESSOR: Final = ("preprocessor_config.json", "processor_config.json")
 _LISTED: Final = 6
@@ -90,30 +91,7 @@ def own_weights(name: str, request: LoadRequest) -> Path | None:
     if not name.startswith(FOLDER) or request.weights != PRETRAINED:
         return None
     folder = Path(name).expanduser()
-    if any((folder / file).is_file() for file in _INDEX) and not any((folder / f).is_file() for f in FILES):
-        raise _sharded(shown_name(name))
     return _inside(folder, FILES, name)
-
-
-def refuse_shards(info: BackboneInfo, request: LoadRequest) -> None:
-    """BackboneError where the hub's cache holds the weights of `info` in several files."""
-    from featprobe.backbones.core import hub
-
-    if request.weights != PRETRAINED or not info.files:
-        return
-    place = info.files[0].places[0]
-    whole, index = hub.cached(place, []), hub.cached(dataclasses.replace(place, files=_INDEX), [])
-    if index is not None and whole is None:
-        raise _sharded(info.name)
-
-
-def _sharded(shown: str) -> BackboneError:
-    return BackboneError(
-        f"the weights of {shown} lie in several files, which featprobe does not put together",
-        f"{_INDEX[0]} lists them",
-        "join them once with transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER, max_shard_size='99GB'), "
-        "and type hf:FOLDER",
-    )
 
 
 def own_code(config: Json, folder: Path, shown: str, request: LoadRequest) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlparse
@@ -24,7 +25,8 @@ from huggingface_hub.errors import (
 
 from featprobe.backbones.core.bundle import SHOWN, sha256_of
 from featprobe.backbones.core.info import Place
-from featprobe.errors import BackboneError, OutputError
+from featprobe.backbones.core.shards import is_index, shards
+from featprobe.errors import BackboneError, OutputError, listed
 
 FILES: Final = ("model.safetensors", "pytorch_model.bin")
 TIMEOUT_SECONDS: Final = 10.0
@@ -68,7 +70,7 @@ def cached(place: Place, faults: list[str]) -> Path | None:
         found = huggingface_hub.try_to_load_from_cache(place.where, file, revision=place.revision)
         if not isinstance(found, str):
             continue
-        problem = _blob_fault(Path(found))
+        problem = _blob_fault(Path(found)) or _shard_fault(Path(found))
         if not problem:
             return Path(found)
         faults.append(problem)
@@ -93,6 +95,15 @@ def _blob_fault(path: Path) -> str:
     return (
         f"{path} is half a copy or damaged: its SHA-256 starts with {digest[:SHOWN]}, not {blob.name[:SHOWN]}"
     )
+
+
+def _shard_fault(path: Path) -> str:
+    """What keeps the shards of the index `path` from being used; "" where nothing does, or it is no index."""
+    files = shards(path) if is_index(path) else ()
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        return f"{path} lists {len(files)} files, and {listed(absent, 3)} is not there"
+    return next(filter(None, map(_blob_fault, files)), "")
 
 
 def _unfinished(place: Place) -> list[str]:
@@ -125,14 +136,21 @@ def download(place: Place, *, what: str, announce: Callable[[str], None], again:
                     raise
                 continue
             announce(f"downloading {what} ({size_in_words(metadata.size)}) from {host()}/{place.where}")
-            path = huggingface_hub.hf_hub_download(
-                place.where,
-                file,
-                revision=place.revision,
-                etag_timeout=TIMEOUT_SECONDS,
-                force_download=again,
+            path = Path(
+                huggingface_hub.hf_hub_download(
+                    place.where,
+                    file,
+                    revision=place.revision,
+                    etag_timeout=TIMEOUT_SECONDS,
+                    force_download=again,
+                )
             )
-            return Path(path)
+            # An index of shards: all of one commit, though the branch may move meanwhile.
+            at = commit(path, place.where) or place.revision
+            for shard in shards(path) if is_index(path) else ():
+                one = replace(place, files=(shard.name,), revision=at)
+                download(one, what=f"{what} {shard.name}", announce=announce, again=again)
+            return path
     raise BackboneError(f"no file of {place.where} was asked for")
 
 

@@ -183,7 +183,7 @@ class Backbone(nn.Module):
             return survey_layer(self.architecture, key)
         except BackboneError as error:
             wrong = error.wrong.replace("these features have", f"the layer {Key.parse(key).layer!r} has")
-            step = error.next_step
+            step = error.next_step.replace("show NAME", f"show {self.name}")
             if step.startswith("type --layer"):
                 step = f"{step}, in a call of its own where other backbones have that layer"
             raise BackboneError(f"{self.name}: {wrong}", error.known, step) from error

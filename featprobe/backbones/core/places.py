@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlparse
 
 from featprobe.backbones.core import bundle, hub, urls
 from featprobe.backbones.core.info import BackboneInfo, Place, WeightsFile
+from featprobe.backbones.core.shards import is_index, shards
 from featprobe.errors import BackboneError
 
 OWN: Final = "file: "
@@ -50,6 +51,15 @@ def weights_folder(weights_dir: Path | None) -> Path | None:
     return chosen.expanduser() if chosen else None
 
 
+def with_shards(found: Located) -> tuple[Located, ...]:
+    """`found`, and where it is an index of shards each of them, as a part of its own: PART:NAME."""
+    files = shards(found.path) if is_index(found.path) else ()
+    return (
+        found,
+        *(replace(found, path=file, sha256="", part=f"{found.part}:{file.name}") for file in files),
+    )
+
+
 def locate_all(
     info: BackboneInfo,
     *,
@@ -57,17 +67,20 @@ def locate_all(
     announce: Callable[[str], None],
     weights_dir: Path | None = None,
 ) -> tuple[Located, ...]:
-    """Every file that `info` needs, in the order of `info.files`; see `locate`."""
+    """Every file that `info` needs, in the order of `info.files`; see `locate` and `with_shards`."""
     return tuple(
-        locate(
-            file,
-            name=info.name,
-            offline=offline,
-            announce=announce,
-            weights_dir=weights_dir,
-            source=info.weights_source,
-        )
+        each
         for file in info.files or (NO_PLACE,)
+        for each in with_shards(
+            locate(
+                file,
+                name=info.name,
+                offline=offline,
+                announce=announce,
+                weights_dir=weights_dir,
+                source=info.weights_source,
+            )
+        )
     )
 
 
@@ -101,8 +114,9 @@ def locate(
     if not remote:
         raise _nowhere(file, name, what, faults, source)
     if offline or hub.offline_wanted():
-        hosts = " and ".join(dict.fromkeys(_host(place) for place in remote))
-        raise _absent(name, what, f"offline was asked for, so {hosts} is not asked", looked, faults)
+        hosts = list(dict.fromkeys(_host(place) for place in remote))
+        asked = f"{' and '.join(hosts)} {'is' if len(hosts) == 1 else 'are'} not asked"
+        raise _absent(name, what, f"offline was asked for, so {asked}", looked, faults)
     for fault in faults:
         announce(f"not used: {fault}")
     return _downloaded(file, remote, name, what, announce, looked, faults)

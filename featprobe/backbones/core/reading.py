@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from featprobe.backbones.core.shards import is_index, joined
 from featprobe.errors import BackboneError
 
 _ZIP: Final = b"PK\x03\x04"
@@ -79,8 +80,11 @@ _ALLOWED: Final[list[Callable[..., Any] | tuple[Callable[..., Any], str]]] = [
 def read(path: Path) -> Any:
     """The content of `path`: tensors by name for safetensors, whatever a PyTorch file holds else.
 
+    An index of shards is read with all of them, see `shards.joined`.
     BackboneError for a file that is truncated, damaged, no weights file, or that needs code to be read.
     """
+    if is_index(path):
+        return joined(path, read)
     with path.open("rb") as file:
         head = file.read(_HEAD)
     _check_known(path, head)
