@@ -109,8 +109,9 @@ class Hinge:
         if point.gap > EXACT * target:
             point = self._multipliers(cost, point, target)
         if point.gap > LOOSE and self.past and detours:
-            self._walk(float(np.sqrt(self.past[-1][0] * C)), LOOSE, detours - 1)
-            return self._walk(C, target, detours - 1)
+            between = self._walk(float(np.sqrt(self.past[-1][0] * C)), LOOSE, detours - 1)
+            if between.gap <= LOOSE:
+                return self._walk(C, target, detours - 1)
         self.past = [*self.past[-1:], (C, point)]
         return point
 

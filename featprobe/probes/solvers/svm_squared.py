@@ -167,8 +167,9 @@ class Squared:
         at, found = self._newton(C, target)
         if found is None and self.past and detours:
             last = self.past[-1][0]
-            self._walk(float(np.sqrt(last * C)), LOOSE, detours - 1)
-            return self._walk(C, target, detours - 1)
+            between = self._walk(float(np.sqrt(last * C)), LOOSE, detours - 1)
+            if between.gap <= LOOSE:
+                return self._walk(C, target, detours - 1)
         self.past = [*self.past[-1:], (C, at)]
         return self._refined(C, at, target, found)
 
