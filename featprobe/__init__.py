@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featprobe.errors import FeatprobeError
     from featprobe.estimators import FeatureExtractor, LinearProbe, ProbeClassifier, ProbeRegressor
     from featprobe.probes.solvers.logistic_path import LogisticPath
+    from featprobe.probes.solvers.svm_path import SVMPath
     from featprobe.stages.compare import compare
     from featprobe.stages.extract import extract
     from featprobe.stages.finetune import finetune
@@ -46,6 +47,7 @@ _HOMES = {
     "ProbeConfig": "featprobe.config",
     "ProbeRegressor": "featprobe.estimators",
     "RetrieveConfig": "featprobe.config",
+    "SVMPath": "featprobe.probes.solvers.svm_path",
     "compare": "featprobe.stages.compare",
     "extract": "featprobe.stages.extract",
     "finetune": "featprobe.stages.finetune",
@@ -69,6 +71,7 @@ __all__ = [
     "ProbeConfig",
     "ProbeRegressor",
     "RetrieveConfig",
+    "SVMPath",
     "compare",
     "extract",
     "finetune",

@@ -18,7 +18,7 @@ from featprobe.estimators.parts import inner_parts
 from featprobe.records import AnyArray, FloatArray
 from featprobe.registry import PROBES
 
-LINEAR: Final = ("centroid", "lda", "logistic", "ridge_classifier", "svm")
+LINEAR: Final = ("centroid", "lda", "logistic", "ridge_classifier", "svm", "svm_squared")
 """Probes whose scores are linear in the embedding."""
 
 CALIBRATIONS: Final = (None, "sigmoid", "isotonic")

@@ -1,4 +1,4 @@
-"""The linear SVM as ONNX operators: its lines, scikit-learn's votes of pairs of classes, and Platt's sigmoids."""
+"""Linear SVMs as ONNX operators: their lines, scikit-learn's votes of pairs of classes, and Platt's sigmoids."""
 
 from __future__ import annotations
 
@@ -7,39 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from featprobe.probes.svm import SVMModel
-from featprobe.records import FloatArray
+from featprobe.probes.margins import MarginLabels, MarginModel
 from featprobe.stages.model_files import ModelError
 from featprobe.stages.onnx_graphs import Graph, converted
 
 
 @converted.register
-def _(model: SVMModel, graph: Graph, X: str) -> str:
-    coef, intercept = lines_of(model)
-    values = graph.linear(X, coef.T, intercept)
-    classes = len(model.sigmoids.classes_)
-    return calibrated(model.sigmoids, graph, values if classes == 2 else one_vs_rest(graph, values, classes))
+def _(model: MarginModel, graph: Graph, X: str) -> str:
+    values = graph.linear(X, model.coef.T, model.intercept)
+    if model.pairs and model.classes > 2:
+        values = one_vs_rest(graph, values, model.classes)
+    return calibrated(model.scores.calibrated_, graph, values)
 
 
-def lines_of(model: SVMModel) -> tuple[FloatArray, FloatArray]:
-    """(coef [P, D], intercept [P]) of each pair of classes, for embeddings as they come; above 0 is the first class.
-
-    Of two classes, above 0 is the second, as in scikit-learn. The layout of `dual_coef_` is libsvm's.
-    """
-    svc, scaler = model.margin.model, model.margin.scaler
-    assert svc is not None
-    support = np.asarray(model.margin.rows[svc.support_])
-    ends = np.cumsum([0, *svc.n_support_])
-    if len(svc.classes_) == 2:
-        weights = np.asarray(svc.dual_coef_ @ support)
-    else:
-        rows = []
-        for i, j in combinations(range(len(svc.classes_)), 2):
-            own, other = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
-            rows.append(svc.dual_coef_[j - 1, own] @ support[own] + svc.dual_coef_[i, other] @ support[other])
-        weights = np.array(rows)
-    coef = weights / scaler.scale_
-    return coef, svc.intercept_ - coef @ scaler.mean_
+@converted.register
+def _(model: MarginLabels, graph: Graph, X: str) -> str:
+    # Of [M, 2] the second column; a label without a machine has its share in every row.
+    second = graph.constant([[0.0], [1.0]])
+    rows = graph.add("ReduceSum", X, graph.constant([1], np.int64), keepdims=1)
+    none = graph.add("Mul", rows, graph.constant(0.0))
+    columns = [
+        graph.add("Add", none, graph.constant(share))
+        if one is None
+        else graph.add("MatMul", converted(one, graph, X), second)
+        for one, share in zip(model.models, model.share, strict=True)
+    ]
+    return graph.add("Concat", *columns, axis=1)
 
 
 def one_vs_rest(graph: Graph, values: str, classes: int) -> str:

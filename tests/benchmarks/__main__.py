@@ -21,7 +21,7 @@ from featprobe.config import ExtractConfig
 from featprobe.datasets import open_dataset
 from featprobe.metrics import evaluate
 from featprobe.stages.extract import extract
-from tests.benchmarks import near_copies
+from tests.benchmarks import near_copies, svm_path
 
 ROUNDS = 3
 
@@ -102,3 +102,4 @@ if __name__ == "__main__":
     for benchmark in (bootstrap_auroc, one_decode_for_many_backbones, extraction_against_a_bare_loop):
         benchmark()
     near_copies.hundred_thousand_hashes(ratio)
+    svm_path.main(1000, 128, 5, 3)

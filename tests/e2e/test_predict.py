@@ -46,7 +46,7 @@ def test_extract_probe_predict_gives_the_models_own_probabilities(
     file, change = weights
     quick = ("--backbone", "resnet18", "--weights", str(file), "--image-size", "32", "--fit", "pad")
     assert quick_featprobe("extract", "--data", f"set={manifest}", *quick).returncode == 0
-    probed = ("probe", "--models", "--resamples", "50", "--folds", "3", "--probe", "logistic", "knn")
+    probed = ("probe", "--models", "--resamples", "50", "--folds", "3", "--probe", "logistic", "knn", "svm")
     first = quick_featprobe(*probed)
     assert first.returncode == 0, first.stderr
     assert "models: 2 in results/models, 0 of them there already" in first.stdout
@@ -162,6 +162,11 @@ def test_onnx_alone_and_with_its_backbone(quick_featprobe, model, image_folder, 
     images = [np.asarray(fitted_to(Image.open(file).convert("RGB"), rule)) for file in files]
     (scores,) = session.run(None, {"pixels": np.stack(images).transpose(0, 3, 1, 2)})
     np.testing.assert_allclose(scores, saved.fitted.predict(table.embeddings[:5]), atol=1e-5)
+
+    other = tmp_path / str(model).replace("logistic", "svm")
+    assert quick_featprobe("models", "export", "--model", other, "--onnx", "svm.onnx").returncode == 0
+    (scores,) = onnxruntime.InferenceSession(tmp_path / "svm.onnx").run(None, {"embedding": table.embeddings})
+    np.testing.assert_allclose(scores, read_model(other).fitted.predict(table.embeddings), atol=1e-9)
 
     knn = quick_featprobe(
         "models", "export", "--model", str(model).replace("logistic", "knn"), "--onnx", "knn.onnx"

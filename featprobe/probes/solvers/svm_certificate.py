@@ -44,23 +44,24 @@ class Solution:
 def certify(problem: Problem, C: float, loss: Loss, coef: FloatArray, dual: FloatArray | None) -> Solution:
     """`coef` [D] with its best intercept, and how far it can be from the optimum.
 
-    `dual` [N]: the feasible point of the dual that `coef` was made of; for "squared_hinge" None takes that of the
-    residuals.
+    `dual` [N]: a feasible point of the dual, that which `coef` was made of or nearly; for "squared_hinge" None takes
+    that of the residuals.
     """
     cost, sign = C * problem.weight, problem.sign
     score = problem.rows @ coef
     if loss == "hinge":
         assert dual is not None
         intercept = hinge_intercept(score, sign, problem.weight)
-        judged = judge(1 - sign * (score + intercept), dual, cost, float(coef @ coef))
+        apart = float(np.linalg.norm(coef - (dual * sign) @ problem.rows))
+        judged = judge(1 - sign * (score + intercept), dual, cost, float(coef @ coef), apart)
         return Solution(judged.stretch * coef, judged.stretch * intercept, judged.objective, judged.gap)
     intercept = squared_intercept(score, sign, problem.weight)
     slack = 1 - sign * (score + intercept)
     over = np.maximum(slack, 0)
     dual = balanced(2 * cost * over if dual is None else dual, sign)
-    apart = coef - (dual * sign) @ problem.rows
+    apart = float(np.linalg.norm(coef - (dual * sign) @ problem.rows))
     objective = 0.5 * float(coef @ coef) + float(cost @ np.square(over))
-    gap = 0.5 * float(apart @ apart) + complementarity(slack, dual, cost, loss)
+    gap = 0.5 * apart**2 + complementarity(slack, dual, cost, loss)
     return Solution(coef, intercept, objective, gap / objective)
 
 
@@ -73,25 +74,28 @@ class Judged:
     stretch: float
 
 
-def judge(slack: FloatArray, dual: FloatArray, cost: FloatArray, square: float) -> Judged:
-    """The hinge's gap of w = sum dual sign x, |w|^2 = `square`, with `slack` [N] = 1 - sign f.
+def judge(slack: FloatArray, dual: FloatArray, cost: FloatArray, square: float, apart: float = 0.0) -> Judged:
+    """The hinge's gap of w, |w|^2 = `square`, that lies `apart` from sum dual sign x; `slack` [N] = 1 - sign f.
 
     At a huge C rounding alone costs C 1e-16 for each row on the margin. Where no row lies further inside it than
     STRETCH, (w, b) is also tried a little longer, so that none does.
     """
-    best = _stretched(1.0, slack, dual, cost, square)
+    best = _stretched(1.0, slack, dual, cost, square, apart)
     top = float(slack.max())
     if not 0 < top < STRETCH:
         return best
-    longer = _stretched((1 + ROUNDING) / (1 - top), slack, dual, cost, square)
+    longer = _stretched((1 + ROUNDING) / (1 - top), slack, dual, cost, square, apart)
     return min(best, longer, key=lambda one: one.objective)
 
 
-def _stretched(times: float, slack: FloatArray, dual: FloatArray, cost: FloatArray, square: float) -> Judged:
+def _stretched(
+    times: float, slack: FloatArray, dual: FloatArray, cost: FloatArray, square: float, apart: float
+) -> Judged:
     slack = slack if times == 1 else 1 - times * (1 - slack)
     objective = 0.5 * times**2 * square + float(cost @ np.maximum(slack, 0))
-    gap = 0.5 * (times - 1) ** 2 * square + complementarity(slack, dual, cost, "hinge")
-    return Judged(objective, gap / objective, times)
+    away = apart + abs(times - 1) * np.sqrt(max(square, 0.0))  # no less than the distance of times w
+    gap = 0.5 * away**2 + complementarity(slack, dual, cost, "hinge")
+    return Judged(objective, float(gap / objective), times)
 
 
 def complementarity(slack: FloatArray, dual: FloatArray, cost: FloatArray, loss: Loss) -> float:

@@ -15,7 +15,7 @@ from featprobe.probes.solvers.svm_certificate import (
     hinge_intercept,
     judge,
 )
-from featprobe.probes.solvers.svm_systems import LOOSE, Kernel, line_search, powers
+from featprobe.probes.solvers.svm_systems import LOOSE, Kernel, clipped, line_search, powers
 from featprobe.records import FloatArray, IntArray
 
 STIFFNESS: Final = 10.0
@@ -27,11 +27,18 @@ OUTER: Final = 40
 IDLE: Final = 6
 """Outer steps without halving the gap, after which rounding has the word."""
 
+DETOURS: Final = 6
+"""Values of C in between that are walked at most to reach a far one."""
+
 INNER: Final = 100
 POLISHES: Final = 3
+REFINEMENTS: Final = 3
 EXACT: Final = 1e-6
 """Share of the target below which a solution counts as exact: the last step most often falls there of itself, since
 the right rows give the optimum to rounding, and predictions at a gap of the target alone need not be libsvm's."""
+
+SAME: Final = 1e-12
+"""Gap at which the solution of the C before is taken as it is."""
 
 TINY: Final = 1e-15
 EVEN: Final = 1e-13
@@ -73,17 +80,38 @@ class Hinge:
         if not self.past:
             for before in powers(C, 1 / (self.kernel.scale * float(self.problem.weight.sum()))):
                 self._walk(before, LOOSE)
-        point = self._walk(C, 0.5 * target)
-        coef = (point.dual * self.problem.sign) @ self.problem.rows
-        return certify(self.problem, C, "hinge", coef, point.dual)
+        return self._refined(C, self._walk(C, 0.5 * target), target)
 
-    def _walk(self, C: float, target: float) -> Point:
-        """The point at C, which the next C starts from."""
+    def _refined(self, C: float, point: Point, target: float) -> Solution:
+        """The point with its certificate, and at a huge C with the digits that a sum of huge terms has lost.
+
+        w is of order 1 and a sum of terms of order C. Rows inside their bounds lie on the margin: what they are off
+        it by is taken off w itself, which the dual point could not hold.
+        """
+        sign, rows = self.problem.sign, self.problem.rows
+        coef = (point.dual * sign) @ rows
+        best = certify(self.problem, C, "hinge", coef, point.dual)
+        inside = _inside(point.dual, C * self.problem.weight)
+        for _ in range(REFINEMENTS):
+            if best.gap <= target or not len(inside):
+                break
+            wrong = 1 - sign[inside] * (rows[inside] @ coef + best.intercept)
+            change, _ = self._direction(inside, self.kernel.part(inside), 0.0, wrong, 0.0)
+            coef = coef + (change * sign[inside]) @ rows[inside]
+            best = min(best, certify(self.problem, C, "hinge", coef, point.dual), key=lambda one: one.gap)
+        return best
+
+    def _walk(self, C: float, target: float, detours: int = DETOURS) -> Point:
+        """The point at C, which the next C starts from; where the way was too far, by the geometric mean of both."""
         cost = C * self.problem.weight
         point = self._guess(C, cost)
         point = self._polish(cost, point, target) if point.gap <= target else point
         if point.gap > EXACT * target:
             point = self._multipliers(cost, point, target)
+        if point.gap > LOOSE and self.past and detours:
+            between = self._walk(float(np.sqrt(self.past[-1][0] * C)), LOOSE, detours - 1)
+            if between.gap <= LOOSE:
+                return self._walk(C, target, detours - 1)
         self.past = [*self.past[-1:], (C, point)]
         return point
 
@@ -101,20 +129,27 @@ class Hinge:
             share = min(1.0, float(dual.sum()) / square) if square > 0 else 1.0  # the best multiple of it
             return self._point(cost, share * dual, share * margin)
         last, old = self.past[-1]
-        guesses = [(old.dual, old.margin), (old.dual * (C / last), old.margin * (C / last))]
+        same = self._near(cost, old.dual, old.margin)
+        if same.gap <= SAME:  # no row at its upper bound: the widest margin, whatever C
+            return same
+        times = C / last
+        points = [same, self._near(cost, old.dual * times, old.margin * times)]
         if len(self.past) > 1:
             before, older = self.past[0]
             ahead = (C - last) / (last - before)
-            guesses.append(
-                (old.dual + ahead * (old.dual - older.dual), old.margin + ahead * (old.margin - older.margin))
+            dual, margin = (
+                old.dual + ahead * (old.dual - older.dual),
+                old.margin + ahead * (old.margin - older.margin),
             )
-        points = []
-        for guess, margin in guesses:
-            dual = _evened(np.clip(guess, 0, cost), cost, sign)
-            off = dual - guess
-            off[np.abs(off) <= TINY * cost] = 0.0
-            points.append(self._point(cost, dual, margin + self.kernel.times(off)))
+            points.append(self._near(cost, dual, margin))
         return min(points, key=lambda point: point.gap)
+
+    def _near(self, cost: FloatArray, guess: FloatArray, margin: FloatArray) -> Point:
+        """The feasible point beside `guess` [N], whose product with the Gram matrix is `margin`."""
+        dual = _evened(clipped(guess, cost), cost, self.problem.sign)
+        off = dual - guess
+        off[np.abs(off) <= TINY * cost] = 0.0
+        return self._point(cost, dual, margin + self.kernel.times(off))
 
     def _point(self, cost: FloatArray, dual: FloatArray, margin: FloatArray) -> Point:
         """A feasible dual point, its product with the Gram matrix being `margin`, with its best b and its gap."""
@@ -150,7 +185,7 @@ class Hinge:
             change, _ = self._direction(inside, self.kernel.part(inside), 0.0, wrong[inside], 0.0)
             dual = point.dual.copy()
             dual[inside] += change
-            dual = _evened(np.clip(dual, 0, cost), cost, sign)
+            dual = _evened(clipped(dual, cost), cost, sign)
             better = self._point(cost, dual, point.margin + self.kernel.times(dual - point.dual))
             if better.gap > 0.5 * point.gap:
                 return min(point, better, key=lambda one: one.gap)
@@ -162,7 +197,9 @@ class Hinge:
     ) -> tuple[FloatArray, float]:
         """Z [S], db of (Q + ridge) z - sign db = wrong, sign'z = balance, on the S rows `inside`."""
         sign = self.problem.sign[inside]
-        both = self.kernel.solve(part, inside, ridge, np.column_stack([wrong, sign]))
+        right = np.empty((len(inside), 2), order="F")
+        right[:, 0], right[:, 1] = wrong, sign
+        both = self.kernel.solve(part, inside, ridge, right)
         curvature = float(sign @ both[:, 1])
         move = (balance - float(sign @ both[:, 0])) / curvature if curvature > 0 else 0.0
         return both[:, 0] + move * both[:, 1], move
@@ -175,8 +212,8 @@ class Hinge:
         before: IntArray | None = None
         for _ in range(INNER):
             free = centre + stiff * (1 - at.margin - sign * at.intercept)
-            dual = np.clip(free, 0, cost)
-            inside = np.flatnonzero((free > 0) & (free < cost))
+            dual = clipped(free, cost)
+            inside = ((free > 0) & (free < cost)).nonzero()[0]
             if before is not None and np.array_equal(inside, before):
                 return dual, at, True
             down, balance = dual - at.dual, float(sign @ dual)
@@ -184,8 +221,10 @@ class Hinge:
                 part = kernel.part(inside)
                 z, move = self._direction(inside, part, 1 / stiff, kernel.product(part, down), balance)
                 down[inside] -= z
-            else:
+            elif abs(balance) > EVEN * float(dual.sum()):
                 move = float(np.sign(balance) * np.abs(free).max() / stiff)
+            else:
+                move = 0.0  # both classes at their bounds: any intercept between them will do
             product = kernel.times(down)
             turned = -product - sign * move
             t = line_search(
@@ -197,7 +236,7 @@ class Hinge:
 
 
 def _inside(dual: FloatArray, cost: FloatArray) -> IntArray:
-    return np.flatnonzero((dual > 0) & (dual < cost))
+    return np.asarray(((dual > 0) & (dual < cost)).nonzero()[0])
 
 
 def _evened(dual: FloatArray, cost: FloatArray, sign: FloatArray) -> FloatArray:
@@ -206,5 +245,5 @@ def _evened(dual: FloatArray, cost: FloatArray, sign: FloatArray) -> FloatArray:
     if len(inside):
         dual = dual.copy()
         dual[inside] -= sign[inside] * float(sign @ dual) / len(inside)
-        dual = np.clip(dual, 0, cost)
+        dual = clipped(dual, cost)
     return balanced(dual, sign) if abs(float(sign @ dual)) > EVEN * float(dual.sum()) else dual

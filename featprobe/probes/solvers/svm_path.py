@@ -20,6 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from threadpoolctl import threadpool_limits
 
 from featprobe.errors import ProbeError, listed
+from featprobe.probes.solvers.logistic_path import DEFAULT_CS
 from featprobe.probes.solvers.svm_certificate import Problem, Solution
 from featprobe.probes.solvers.svm_hinge import Hinge
 from featprobe.probes.solvers.svm_squared import Squared, squares
@@ -28,7 +29,6 @@ from featprobe.records import AnyArray, FloatArray, IntArray
 LOSSES: Final = ("hinge", "squared_hinge")
 LARGEST: Final = 1e100
 """Beyond it squares leave float64's range."""
-
 
 Task = Callable[[], list[Solution]]
 
@@ -50,13 +50,13 @@ class SVMPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     After `fit`, with P problems (1 for two classes, else K(K-1)/2 pairs in `SVC`'s order, or K) and G values of C in
     the order given: `coefs_` [G, P, D] and `intercepts_` [G, P], signs as in `SVC.coef_` and `LinearSVC.coef_`;
     `problem_objectives_`, `problem_gaps_` [G, P] (the gap as a share of the objective); `objectives_` [G] (sum over the
-    problems), `gaps_` [G] (their worst), `converged_` [G] (whether it is at most `gap`), `classes_` [K].
-    `decision_function` and `predict` use the last C of `Cs`; `decision_path` and `predict_path` all.
+    problems), `gaps_` [G] (their worst), `converged_` [G] (whether it is at most `gap`), `classes_` [K]; `C_`, the value
+    of `Cs` whose machine `predict` uses: the nearest to 1, in decades. `path_predict` has all of them.
     """
 
     def __init__(
         self,
-        Cs: Sequence[float] = (1.0,),
+        Cs: Sequence[float] = DEFAULT_CS,
         loss: str = "hinge",
         gap: float = 1e-6,
         class_weight: Mapping[Any, float] | str | None = None,
@@ -96,6 +96,8 @@ class SVMPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             tasks = (_pairs if self.loss == "hinge" else _rests)(X, codes, weight, grid, float(self.gap))
             paths = Parallel(n_jobs=self.n_jobs)(delayed(task)() for task in tasks)
         self._keep([[path[place] for path in paths] for place in places])
+        self._kept = int(np.abs(np.log(values)).argmin())
+        self.C_ = float(values[self._kept])
         return self
 
     def _keep(self, table: list[list[Solution]]) -> None:
@@ -120,49 +122,51 @@ class SVMPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
 
-    def problem_path(self, X: FloatArray) -> FloatArray:
-        """The values of each problem, float64 [G, M, P]; Raises InputError for X [M, D] that is not finite."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
-        _need_finite(X)
-        return np.stack([X @ coef.T + b for coef, b in zip(self.coefs_, self.intercepts_, strict=True)])
+    def path_problem_values(self, X: FloatArray) -> FloatArray:
+        """The values of each problem, float64 [G, M, P]; InputError for X [M, D] that is not finite."""
+        return self._values(X, slice(None))
 
-    def decision_path(self, X: FloatArray) -> FloatArray:
+    def path_decision_function(self, X: FloatArray) -> FloatArray:
         """The decision values at each C, float64 [G, M, 1] for two classes (above 0: the second), else [G, M, K].
 
         For "hinge" and K > 2 as `SVC(decision_function_shape="ovr")`: votes plus a tie-breaking share of the values.
         """
-        values = self.problem_path(X)
+        return self._decided(self.path_problem_values(X))
+
+    def path_predict(self, X: FloatArray) -> AnyArray:
+        """The class of each row at each C, [G, M]; for "hinge" that of most votes, the first of a tie, as `SVC`."""
+        return self._guessed(self.path_problem_values(X))
+
+    def decision_function(self, X: FloatArray) -> FloatArray:
+        """`path_decision_function` at `C_`: [M] for two classes, else [M, K]."""
+        values = self._decided(self._values(X, None))[0]
+        return np.asarray(values[:, 0] if len(self.classes_) == 2 else values)
+
+    def predict(self, X: FloatArray) -> AnyArray:
+        """`path_predict` at `C_`, [M]."""
+        return np.asarray(self._guessed(self._values(X, None))[0])
+
+    def _values(self, X: FloatArray, places: slice | None) -> FloatArray:
+        """The problems' values [G, M, P] at `places` of the grid (None: at `C_`)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
+        _need_finite(X)
+        some = slice(self._kept, self._kept + 1) if places is None else places
+        pairs = zip(self.coefs_[some], self.intercepts_[some], strict=True)
+        return np.stack([X @ coef.T + b for coef, b in pairs])
+
+    def _decided(self, values: FloatArray) -> FloatArray:
         if self.loss == "hinge" and len(self.classes_) > 2:
-            return np.stack([_one_vs_rest(value, len(self.classes_)) for value in values])
+            return one_vs_rest(values, len(self.classes_))
         return values
 
-    def predict_path(self, X: FloatArray) -> AnyArray:
-        """The class of each row at each C, [G, M]; for "hinge" that of most votes, the first of a tie, as `SVC`."""
-        values = self.problem_path(X)
+    def _guessed(self, values: FloatArray) -> AnyArray:
         if len(self.classes_) == 2:
             second = values[:, :, 0] >= 0 if self.loss == "hinge" else values[:, :, 0] > 0
             return np.asarray(self.classes_[second.astype(np.int64)])
         if self.loss == "hinge":
-            values = np.stack([_votes(value, len(self.classes_)) for value in values])
+            values = votes(values, len(self.classes_))
         return np.asarray(self.classes_[values.argmax(axis=2)])
-
-    def decision_function(self, X: FloatArray) -> FloatArray:
-        """`decision_path` at the last C: [M] for two classes, else [M, K]."""
-        values = self._last().decision_path(X)[0]
-        return values[:, 0] if len(self.classes_) == 2 else values
-
-    def predict(self, X: FloatArray) -> AnyArray:
-        """`predict_path` at the last C, [M]."""
-        return np.asarray(self._last().predict_path(X)[0])
-
-    def _last(self) -> SVMPath:
-        """Itself with the last C alone."""
-        check_is_fitted(self)
-        last = SVMPath(self.Cs, self.loss, self.gap, self.class_weight, self.n_jobs)
-        last.__dict__.update(self.__dict__)
-        last.coefs_, last.intercepts_ = self.coefs_[-1:], self.intercepts_[-1:]
-        return last
 
 
 def _grid(Cs: Sequence[float], gap: float, loss: str) -> FloatArray:
@@ -214,8 +218,8 @@ def _rests(X: FloatArray, codes: IntArray, weight: FloatArray, grid: FloatArray,
     rows, mean = _centred(X, weight)
     basis: FloatArray | None = None
     if rows.shape[0] < rows.shape[1]:
-        basis, turned = qr(rows.T, mode="economic", check_finite=False)
-        rows = np.ascontiguousarray(turned.T)
+        found, turned = qr(rows.T, mode="economic", check_finite=False)
+        basis, rows = np.asarray(found, dtype=np.float64), np.ascontiguousarray(turned.T, dtype=np.float64)
     data = _Turned(rows, weight, mean, basis, squares(rows, weight))
     return [partial(_rest, data, codes, grid, gap, k) for k in (range(1, 2) if count == 2 else range(count))]
 
@@ -249,19 +253,23 @@ def _moved(solution: Solution, mean: FloatArray, basis: FloatArray | None = None
     return Solution(coef, solution.intercept - float(mean @ coef), solution.objective, solution.gap)
 
 
-def _votes(values: FloatArray, count: int) -> FloatArray:
-    """Votes [M, K] of the pairs' values [M, P]: above 0 for the first class of the pair, else for the second."""
-    votes = np.zeros((len(values), count))
-    for value, (first, second) in zip(values.T, combinations(range(count), 2), strict=True):
-        votes[:, first] += value > 0
-        votes[:, second] += value <= 0
-    return votes
+def votes(values: FloatArray, count: int) -> FloatArray:
+    """Votes [..., K] of the pairs' values [..., P]: above 0 for the first class of the pair, else for the second."""
+    result = np.zeros((*values.shape[:-1], count))
+    for place, (first, second) in enumerate(combinations(range(count), 2)):
+        won = values[..., place] > 0
+        result[..., first] += won
+        result[..., second] += ~won
+    return result
 
 
-def _one_vs_rest(values: FloatArray, count: int) -> FloatArray:
-    """scikit-learn's decision values [M, K]: votes (0 counts for the first) plus t / (3 (|t| + 1)), t the sum of values."""
-    total = np.zeros((len(values), count))
-    for value, (first, second) in zip(values.T, combinations(range(count), 2), strict=True):
-        total[:, first] += value
-        total[:, second] -= value
-    return _votes(values + (values == 0), count) + total / (3 * (np.abs(total) + 1))
+def one_vs_rest(values: FloatArray, count: int) -> FloatArray:
+    """scikit-learn's decision values [..., K] of the pairs' [..., P].
+
+    Votes (0 counts for the first) plus t / (3 (|t| + 1)), t the sum of the class's values.
+    """
+    total = np.zeros((*values.shape[:-1], count))
+    for place, (first, second) in enumerate(combinations(range(count), 2)):
+        total[..., first] += values[..., place]
+        total[..., second] -= values[..., place]
+    return np.asarray(votes(values + (values == 0), count) + total / (3 * (np.abs(total) + 1)))

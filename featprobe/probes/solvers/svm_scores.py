@@ -71,9 +71,8 @@ class Scores:
             )
         given = FrozenEstimator(Decided(classes).fit(table, labels))
         everything = np.arange(len(table))
-        once = [
-            (everything, everything)
-        ]  # nothing is fitted before the calibration, so nothing is held out again
+        # Nothing is fitted before the calibration, so nothing is held out again.
+        once = [(everything, everything)]
         self.calibrated_ = CalibratedClassifierCV(given, method=self.method, cv=once, ensemble=False)
         self.calibrated_.fit(table, np.asarray(labels))
         return self
@@ -89,7 +88,7 @@ class Scores:
 def _finite(values: FloatArray) -> FloatArray:
     """[N, K] or [N, 1] float64."""
     table = np.asarray(values, dtype=np.float64)
-    table = table.reshape(len(table), -1)
+    table = table[:, None] if table.ndim == 1 else table
     bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
     if len(bad):
         raise ProbeError(

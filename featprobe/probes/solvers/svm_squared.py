@@ -6,13 +6,26 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import blas, lapack
 
 from featprobe.probes.solvers.svm_certificate import Problem, Solution, certify
 from featprobe.probes.solvers.svm_systems import LOOSE, cholesky, line_search, powers
-from featprobe.records import FloatArray
+from featprobe.records import FloatArray, IntArray
 
-NEWTON: Final = 60
+BoolArray = npt.NDArray[np.bool_]
+
+NEWTON: Final = 50
+"""Newton's steps at one C, after which a value between it and the one before is walked first."""
+
+DETOURS: Final = 8
+SHORT: Final = 0.5
+"""A first step shorter than this says that the guess was poor: the rows inside the margin before may be a better one."""
+
+STUCK: Final = 0.1
+BESIDE: Final = 1e-2
+"""After a step shorter than STUCK the rows so near the margin count as inside: without them it goes too far again."""
+
 REFINEMENTS: Final = 4
 STIFF: Final = 1e-9
 RIDGE: Final = 1e-14
@@ -22,15 +35,17 @@ NEAR: Final = 10.0
 
 @dataclass(slots=True, eq=False)
 class Point:
-    """Coefficients [D] and intercept, the scores [N] that they give the rows; the dual point [N] that they came from
-    (None: from the residuals), and the rows inside the margin in the end [N].
+    """Where the walk stands: coefficients [D] and intercept, and the scores [N] that they give the rows.
+
+    `dual` [N]: the dual point that they came from (None: that of the residuals). `active` [N]: the rows that were
+    inside the margin in the end (None: not yet there).
     """
 
     coef: FloatArray
     intercept: float
     score: FloatArray
     dual: FloatArray | None = None
-    active: FloatArray | None = None
+    active: BoolArray | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +57,7 @@ class Curvature:
     """
 
     problem: Problem
-    active: FloatArray
+    active: BoolArray
     square: FloatArray
     first: FloatArray
     target: FloatArray
@@ -65,7 +80,7 @@ class Curvature:
             float(np.trace(whole) / problem.weight.sum()) or 1.0,
         )
 
-    def move(self, active: FloatArray, *, afresh: bool = False) -> None:
+    def move(self, active: BoolArray, *, afresh: bool = False) -> None:
         """To the rows `active` [N]: by the rows that changed, or from nothing where those are many."""
         changed = np.flatnonzero(active != self.active)
         if afresh or 2 * len(changed) > np.count_nonzero(active):
@@ -78,7 +93,7 @@ class Curvature:
             self._add(changed[~active[changed]], -1.0)
         self.active = active.copy()
 
-    def _add(self, some: FloatArray, times: float) -> None:
+    def _add(self, some: IntArray, times: float) -> None:
         if not len(some):
             return
         rows, weight = self.problem.rows[some], times * self.problem.weight[some]
@@ -143,29 +158,65 @@ class Squared:
                 self._walk(before, LOOSE)
         return self._walk(C, target)
 
-    def _walk(self, C: float, target: float) -> Solution:
-        """The margin at C, which the next C starts from."""
+    def _walk(self, C: float, target: float, detours: int = DETOURS) -> Solution:
+        """The margin at C, which the next C starts from.
+
+        Newton's steps from a guess that is far off can let in a few rows at a time. Where they do not arrive, the
+        geometric mean of C and the C before is walked first.
+        """
+        at, found = self._newton(C, target)
+        if found is None and self.past and detours:
+            last = self.past[-1][0]
+            between = self._walk(float(np.sqrt(last * C)), LOOSE, detours - 1)
+            if between.gap <= LOOSE:
+                return self._walk(C, target, detours - 1)
+        self.past = [*self.past[-1:], (C, at)]
+        return self._refined(C, at, target, found)
+
+    def _newton(self, C: float, target: float) -> tuple[Point, Solution | None]:
+        """(where the steps end, the best of what was certified on the way; None where they came to no end)."""
         at = self._guess(C)
         best: Solution | None = None
-        for _ in range(NEWTON):
-            active = self.problem.sign * at.score < 1
+        t, beside = 1.0, BESIDE
+        for turn in range(NEWTON):
+            active = self._inside(at)
+            if t < STUCK:
+                active |= self.problem.sign * at.score < 1 + beside
             if not active.any():  # a guess that went too far
-                active = self.past[-1][1].active
-            at, t = self._along(C, at, self._step(C, active))
-            now = self.problem.sign * at.score < 1
+                active = self._before()
+            moved, step = self._along(C, at, self._step(C, active))
+            if t < STUCK and self._objective(C, moved) > self._objective(C, at):
+                beside /= 100
+                continue
+            at, t = moved, step
+            if turn == 0 and t < SHORT and self.past:
+                other = self._step(C, self._before())
+                at = min(at, other, key=lambda point: self._objective(C, point))
+            now = self._inside(at)
             ended = t == 1.0 and np.array_equal(now, active)
+            at.active = now if now.any() else active
             if ended or self._estimate(C, at, active, now) <= NEAR * target:
                 found = certify(self.problem, C, "squared_hinge", at.coef, at.dual)
                 best = found if best is None or found.gap < best.gap else best
                 if best.gap <= target or ended:
                     break
-        at.active = now
-        self.past = [*self.past[-1:], (C, at)]
-        if best is None or best.gap > target:
-            best = self._refined(C, at, target, best)
-        return best
+        return at, best
 
-    def _step(self, C: float, active: FloatArray) -> Point:
+    def _inside(self, at: Point) -> BoolArray:
+        """The rows inside the margin, [N]; one that the point leans on is by less than rounding at a huge C."""
+        inside = self.problem.sign * at.score < 1
+        return np.asarray(inside if at.dual is None else inside | (at.dual > 0))
+
+    def _before(self) -> BoolArray:
+        """Those at the C before; all of them where there was none."""
+        active = self.past[-1][1].active if self.past else None
+        return np.ones(len(self.problem.rows), dtype=bool) if active is None else active
+
+    def _objective(self, C: float, at: Point) -> float:
+        over = np.maximum(1 - self.problem.sign * at.score, 0)
+        return 0.5 * float(at.coef @ at.coef) + C * float(self.problem.weight @ np.square(over))
+
+    def _step(self, C: float, active: BoolArray) -> Point:
         """The optimum of ridge regression on the rows `active`, in the smaller of two spaces."""
         rows, weight = self.problem.rows, self.problem.weight
         some = np.flatnonzero(active)
@@ -192,7 +243,7 @@ class Squared:
         problem = self.problem
         found = best or certify(problem, C, "squared_hinge", at.coef, at.dual)
         for _ in range(REFINEMENTS):
-            active = problem.sign * at.score < 1
+            active = self._inside(at)
             if found.gap <= target or not active.any():
                 break
             self.curvature.move(active, afresh=True)
@@ -238,7 +289,7 @@ class Squared:
             at.score + t * (to.score - at.score),
         ), t
 
-    def _estimate(self, C: float, at: Point, active: FloatArray, now: FloatArray) -> float:
+    def _estimate(self, C: float, at: Point, active: BoolArray, now: BoolArray) -> float:
         """The relative gap of a full step, from the rows that it took across the margin alone.
 
         On the active rows the step is exact: w = 2 C sum weight sign (1 - sign f) x. The dual point sums over the rows
