@@ -281,7 +281,23 @@ class ProbeConfig(EvaluationOptions):
         (1.0,), "shares of the training groups to learn from, nested", metavar="SHARE", least=0.0001, most=1
     )
     shots: tuple[int, ...] = option(
-        (), "groups per class to learn from, nested, instead of fractions", metavar="N", least=2
+        (),
+        "how much to learn from per class, nested, instead of fractions; 1 where nothing is to be chosen",
+        metavar="N",
+        least=1,
+    )
+    shots_of: tuple[str, ...] = option(
+        ("image",),
+        "what a shot is: an image, each of another group, or a whole group",
+        choices=("image", "group"),
+    )
+    class_weight: tuple[str, ...] = option(
+        ("none",), "what rows weigh in the fit: all the same, or all classes", choices=("none", "balanced")
+    )
+    thresholds: tuple[str, ...] = option(
+        ("plain",),
+        "where decisions are cut: the largest probability (above 1/2), or moved on held-out training rows for balanced accuracy",
+        choices=("plain", "moved"),
     )
     train_on: str | None = option(None, "a cached data set to learn from", metavar="NAME")
     test_on: tuple[str, ...] = option((), "cached data sets to judge on, with --train-on", metavar="NAME")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from sklearn.svm import SVC
 
 from featprobe.errors import ProbeError
 from featprobe.probes.contract import OWN, Fit, Parts, Rule, edge_note
+from featprobe.probes.weighing import is_balanced, row_weights
 from featprobe.records import FloatArray, IntArray
 from featprobe.registry import PROBES
 
@@ -39,20 +41,22 @@ class Margin:
     y: IntArray
     gram: FloatArray | None
     lean: bool
+    weights: str | None = None
     model: SVC | None = None
 
     @classmethod
-    def of(cls, X: FloatArray, y: IntArray) -> Margin:
-        """Scaled on these rows alone."""
+    def of(cls, X: FloatArray, y: IntArray, weights: str | None = None) -> Margin:
+        """Scaled on these rows alone; `weights`: scikit-learn's `class_weight`."""
         scaler = StandardScaler()
         rows = scaler.fit_transform(X)
         lean = len(rows) > GRAM_ROWS
-        return cls(scaler, rows, y, None if lean else rows @ rows.T, lean)
+        return cls(scaler, rows, y, None if lean else rows @ rows.T, lean, weights)
 
     def fit(self, C: float) -> Margin:
         """Itself, with the machine for this C."""
         kind, features = ("linear", self.rows) if self.lean else ("precomputed", self.gram)
-        self.model = SVC(C=C, kernel=kind, tol=TOLERANCE, cache_size=500).fit(features, self.y)
+        machine = SVC(C=C, kernel=kind, tol=TOLERANCE, cache_size=500, class_weight=self.weights)
+        self.model = machine.fit(features, self.y)
         return self
 
     def kernel(self, X: FloatArray) -> FloatArray:
@@ -110,6 +114,7 @@ class SVM:
 
     name = "svm"
     tasks = ("classes", "ordinal")
+    weighs = True
     describe = (
         "linear SVM on standardised embeddings, C from 1e-5 to 10 in half decades by validation balanced "
         "accuracy, probabilities by Platt scaling fitted out of fold by group inside the training data"
@@ -131,16 +136,18 @@ class SVM:
 
         The sigmoids are fitted to decision values of rows that the machine had not seen (Platt 1999; as
         `CalibratedClassifierCV(method="sigmoid", ensemble=False)` on `calibration`). `seed` is not needed:
-        the optimum is unique. Raises ProbeError where a part of `calibration` lacks a class.
+        the optimum is unique. The option `class_weight` "balanced" weighs the classes the same, in the machine and in
+        the sigmoids. Raises ProbeError where a part of `calibration` lacks a class.
         """
-        del seed, label_names, task, rule
+        del seed, label_names, task
+        weights = "balanced" if is_balanced(rule.options) else None
         totals = np.zeros(len(GRID))
         for fit, held in selection:
-            totals += _balanced_accuracies(X, y, fit, held)
+            totals += _balanced_accuracies(X, y, fit, held, weights)
         scores = dict(zip(GRID, (totals / len(selection)).tolist(), strict=True))
         chosen = max(scores, key=scores.__getitem__)
-        sigmoids = _platt(X, y, chosen, calibration)
-        margin = Margin.of(X, y).fit(chosen)
+        sigmoids = _platt(X, y, chosen, calibration, weights)
+        margin = Margin.of(X, y, weights).fit(chosen)
         margin.gram = None
         # Once every row is a support vector at its bound, a smaller C gives the same machine: no edge then.
         same = scores[GRID[0]] == scores[GRID[1]]
@@ -148,7 +155,9 @@ class SVM:
         return SVMModel(margin, sigmoids), {"C": chosen}, scores, notes
 
 
-def _balanced_accuracies(X: FloatArray, y: IntArray, fit: IntArray, held: IntArray) -> FloatArray:
+def _balanced_accuracies(
+    X: FloatArray, y: IntArray, fit: IntArray, held: IntArray, weights: str | None
+) -> FloatArray:
     """Balanced accuracy on the held-out rows for each C of the grid; a class that fit lacks counts as missed."""
     if len(np.unique(y[fit])) < 2:
         raise ProbeError(
@@ -156,7 +165,7 @@ def _balanced_accuracies(X: FloatArray, y: IntArray, fit: IntArray, held: IntArr
             f"{len(fit)} rows of class number {y[fit][0]}",
             "use fewer folds (--folds K), or leave rare classes out (--min-groups N)",
         )
-    margin = Margin.of(X[fit], y[fit])
+    margin = Margin.of(X[fit], y[fit], weights)
     kernel = margin.kernel(X[held])
     present = np.unique(y[held])
     return np.array(
@@ -169,7 +178,9 @@ def _balanced_accuracies(X: FloatArray, y: IntArray, fit: IntArray, held: IntArr
     )
 
 
-def _platt(X: FloatArray, y: IntArray, C: float, calibration: Parts) -> CalibratedClassifierCV:
+def _platt(
+    X: FloatArray, y: IntArray, C: float, calibration: Parts, weights: str | None
+) -> CalibratedClassifierCV:
     """scikit-learn's sigmoids on out-of-fold decision values."""
     n_classes = int(y.max()) + 1
     values: list[FloatArray] = []
@@ -181,7 +192,7 @@ def _platt(X: FloatArray, y: IntArray, C: float, calibration: Parts) -> Calibrat
                 f"{len(np.unique(y[fit]))} of {n_classes} classes are there",
                 "leave rare classes out with --min-groups N",
             )
-        margin = Margin.of(X[fit], y[fit]).fit(C)
+        margin = Margin.of(X[fit], y[fit], weights).fit(C)
         values.append(margin.decide(margin.kernel(X[held])).reshape(len(held), -1))
         truth.append(y[held])
     if not values or len(np.unique(np.concatenate(truth))) < n_classes:
@@ -194,7 +205,11 @@ def _platt(X: FloatArray, y: IntArray, C: float, calibration: Parts) -> Calibrat
     everything = np.arange(sum(map(len, truth)))
     once = [(everything, everything)]  # nothing is fitted before the sigmoids, so nothing is held out again
     sigmoids = CalibratedClassifierCV(given, method="sigmoid", cv=once, ensemble=False)
-    return sigmoids.fit(np.concatenate(values), np.concatenate(truth))
+    found = np.concatenate(truth)
+    share = row_weights(found) if weights else None
+    with warnings.catch_warnings():  # decision values are given: in them there is nothing left to weigh
+        warnings.filterwarnings("ignore", message="Since FrozenEstimator does not appear to accept")
+        return sigmoids.fit(np.concatenate(values), found, sample_weight=share)
 
 
 PROBES.register("svm")(SVM())
