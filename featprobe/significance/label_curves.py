@@ -119,7 +119,7 @@ class LabelCurves:
     ) -> tuple[float, float, float, str]:
         """(mean, low, high, method) of `values` [R] with resamples of groups [R, B], and of seeds too [B]."""
         value, nan = float(values.mean()), float("nan")
-        known = np.isfinite(draws).all(axis=0)
+        known = np.atleast_1d(np.isfinite(draws).all(axis=0))
         why = unresampleable(self.parts, self.metric)
         if not why and ((~known).mean() > LOST or not np.isfinite(value)):
             why = "too many resamples hold one class only"
@@ -155,8 +155,8 @@ class LabelCurves:
 
     def order(self) -> list[str]:
         """Systems, the best first: by the mean value over the amounts that all were run with."""
-        shared = np.isfinite(self.labels).all(axis=0)
-        columns = shared if shared.any() else np.ones(len(shared), dtype=bool)
+        shared = np.atleast_1d(np.isfinite(self.labels).all(axis=0))
+        columns = shared if shared.any() else ~shared
         sign = -1.0 if self.metric.higher_is_better else 1.0
         means = sign * np.nanmean(
             np.where(np.isfinite(self.labels), self.values.mean(axis=2), np.nan)[:, columns], axis=1

@@ -167,23 +167,23 @@ def saving(
         why = f"undefined: in {100 * lost:.0f} % of resamples the level lies outside both curves"
         return Saving(*found, float("nan"), float("nan"), why)
     tail = (1 - confidence) / 2
-    ends = [
-        float(np.quantile(np.nan_to_num(draws, nan=beyond, posinf=np.inf, neginf=-np.inf), q, method=how))
-        for beyond, q, how in ((-np.inf, tail, "lower"), (np.inf, 1 - tail, "higher"))
-    ]
+    ends = (
+        float(np.quantile(np.where(np.isnan(draws), -np.inf, draws), tail, method="lower")),
+        float(np.quantile(np.where(np.isnan(draws), np.inf, draws), 1 - tail, method="higher")),
+    )
     even = [curve.draws.mean(axis=1) for curve in (own, other)]
     alone = _variance(_gaps(own, other, even, sign, middle))
     both = _variance(draws)
     spread = Spread.of(both, alone, _of_seeds(own, other, sign, middle), groups=groups, seeds=seeds)
     scale = spread.t(confidence) / float(stats.norm.ppf(1 - tail))
     scale *= float(np.sqrt(spread.variance / both)) if both > 0 else 1.0
-    bounds = [float(np.exp(gap + scale * (end - gap))) for end in ends]
+    bottom, top = (float(np.exp(gap + scale * (end - gap))) for end in ends)
     method = (
         f"{words}, percentiles scaled by t({spread.freedom:.0f}) / z, {100 * confidence:g} %; estimand: "
         + ("mean over draws of labels" if seeds > 1 else "these fitted models")
         + " on new groups"
     )
-    return Saving(*found, *bounds, method)
+    return Saving(*found, bottom, top, method)
 
 
 def _variance(draws: FloatArray) -> float:
