@@ -103,7 +103,7 @@ def _content(
     )
     full = in_full(estimates, predictions)
     notes = tuple(_notes(runs, full[0]))
-    every, predictions = add_systems(*by_family(*full))
+    every, predictions = add_systems(*by_family(*full, estimates))
     estimates, _ = shuffled_apart(every)
     predictions, _ = shuffled_apart(predictions)
     if estimates.empty:

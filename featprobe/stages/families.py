@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from featprobe.stages.systems import SHUFFLED, amount, tested
@@ -13,14 +15,18 @@ AMOUNT: Final = ("fraction", "shots", "variant")
 """Columns that say how much was learnt from."""
 
 
-def by_family(estimates: pd.DataFrame, predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def by_family(
+    estimates: pd.DataFrame, predictions: pd.DataFrame, every: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Copies of both frames whose `dataset` names the family: the data set, what splits it, and how much was learnt from.
 
     Models that see other images (one modality of several) or were split by another seed or way of testing are judged
     on other rows of the same data set, and are no rivals. Neither are models that learnt from other amounts of labels.
-    Cases are the same whatever a model sees of them, and rows are the same whatever protocol fits a model to them.
+    Cases are the same whatever a model sees of them, and rows are the same whatever protocol fits a model to them. `every`: the estimates of which these are a part (`in_full`);
+    where it holds several seeds, the seed is named.
     """
-    seeds = estimates[estimates["mode"] != SHUFFLED].groupby("dataset")["seed"].nunique()
+    whole = estimates if every is None else every
+    seeds = whole[whole["mode"] != SHUFFLED].groupby("dataset")["seed"].nunique()
     return _named(estimates, seeds), _named(predictions, seeds)
 
 
@@ -32,7 +38,7 @@ def in_full(estimates: pd.DataFrame, predictions: pd.DataFrame) -> tuple[pd.Data
     other data sets.
     """
     kept = _kept(estimates)
-    return tuple(_only(frame, kept) for frame in (estimates, predictions))  # type: ignore[return-value]
+    return _only(estimates, kept), _only(predictions, kept)
 
 
 def kind_of_amount(shots: int, variant: str) -> str:
@@ -50,30 +56,34 @@ def base_name(dataset: str, level: str, inputs: str, protocol: str) -> str:
     return ", ".join(words)
 
 
+_LOOKED: Final = ("dataset", "level", "inputs", "protocol", *AMOUNT, "seed")
+"""Columns by which rows are kept or only stand in curves."""
+
+
 def _kept(estimates: pd.DataFrame) -> set[tuple[Any, ...]]:
-    """(dataset, kind, fraction, shots, seed) of the rows that are reported in full."""
-    rows = estimates[estimates["mode"] != SHUFFLED][["dataset", *AMOUNT, "seed"]].drop_duplicates()
-    kinds = [kind_of_amount(*pair) for pair in zip(rows["shots"], rows["variant"], strict=True)]
+    """The values of _LOOKED that are reported in full."""
+    rows = estimates[estimates["mode"] != SHUFFLED][list(_LOOKED)].drop_duplicates()
+    named = rows.assign(
+        base=[base_name(*row) for row in _zipped(rows, "dataset", "level", "inputs", "protocol")],
+        kind=[kind_of_amount(*row) for row in _zipped(rows, "shots", "variant")],
+    )
     kept: set[tuple[Any, ...]] = set()
-    for (dataset, kind), part in rows.assign(kind=kinds).groupby(["dataset", "kind"], sort=False):
+    for _, part in named.groupby(["base", "level", "kind"], sort=False):
         sizes = part[["fraction", "shots"]].drop_duplicates()
         lead = sizes.sort_values(["fraction", "shots"]).iloc[-1]
         own = part[(part["fraction"] == lead["fraction"]) & (part["shots"] == lead["shots"])]
-        seeds = [own["seed"].min()] if len(sizes) > 1 else own["seed"].unique()
-        kept |= {(dataset, kind, float(lead["fraction"]), int(lead["shots"]), int(seed)) for seed in seeds}
+        shown = own[own["seed"] == own["seed"].min()] if len(sizes) > 1 else own
+        kept |= set(_zipped(shown, *_LOOKED))
     return kept
 
 
+def _zipped(frame: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(frame[column] for column in columns), strict=True)
+
+
 def _only(frame: pd.DataFrame, kept: set[tuple[Any, ...]]) -> pd.DataFrame:
-    columns = ["dataset", *AMOUNT, "seed"]
-    verdict = {}
-    for key in frame[columns].drop_duplicates().itertuples(index=False):
-        dataset, fraction, shots, variant, seed = key
-        kind = kind_of_amount(shots, variant)
-        verdict[tuple(key)] = (dataset, kind, float(fraction), int(shots), int(seed)) in kept
-    keys = zip(*(frame[column] for column in columns), strict=True)
-    chosen = pd.Series([verdict[key] for key in keys], index=frame.index, dtype=bool)
-    found = frame[chosen | (frame["mode"] == SHUFFLED)]
+    chosen = [row in kept for row in _zipped(frame, *_LOOKED)]
+    found: pd.DataFrame = frame[np.array(chosen, dtype=bool) | (frame["mode"] == SHUFFLED)]
     found.attrs = frame.attrs
     return found
 
@@ -93,8 +103,7 @@ def _named(frame: pd.DataFrame, seeds: pd.Series[int]) -> pd.DataFrame:
         words += [learnt] if learnt else []
         words += [f"seed {row.seed}"] if seeds.get(row.dataset, 1) > 1 else []
         names[tuple(key)] = ", ".join(words)
-    rows = zip(*(frame[column] for column in columns), strict=True)
-    named = frame.assign(dataset=[names[row] for row in rows])
+    named = frame.assign(dataset=[names[row] for row in _zipped(frame, *columns)])
     named.attrs = frame.attrs
     return named
 
