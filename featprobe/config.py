@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from featprobe.config_labels import LabelOptions
 from featprobe.options import Bounded, option
 from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES, TASKS
 
@@ -231,7 +232,7 @@ class ExtractConfig(MachineOptions, BackboneOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(EvaluationOptions):
+class ProbeConfig(LabelOptions, EvaluationOptions):
     """Fit probes on everything that the cache holds."""
 
     cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
@@ -276,28 +277,6 @@ class ProbeConfig(EvaluationOptions):
         "mean",
         "a modality that a case lacks: the training cases' mean takes its place, or such cases are left out",
         choices=("mean", "drop"),
-    )
-    fraction: tuple[float, ...] = option(
-        (1.0,), "shares of the training groups to learn from, nested", metavar="SHARE", least=0.0001, most=1
-    )
-    shots: tuple[int, ...] = option(
-        (),
-        "how much to learn from per class, nested, instead of fractions; 1 where nothing is to be chosen",
-        metavar="N",
-        least=1,
-    )
-    shots_of: tuple[str, ...] = option(
-        ("image",),
-        "what a shot is: an image, each of another group, or a whole group",
-        choices=("image", "group"),
-    )
-    class_weight: tuple[str, ...] = option(
-        ("none",), "what rows weigh in the fit: all the same, or all classes", choices=("none", "balanced")
-    )
-    thresholds: tuple[str, ...] = option(
-        ("plain",),
-        "where decisions are cut: the largest probability (above 1/2), or moved on held-out training rows for balanced accuracy",
-        choices=("plain", "moved"),
     )
     train_on: str | None = option(None, "a cached data set to learn from", metavar="NAME")
     test_on: tuple[str, ...] = option((), "cached data sets to judge on, with --train-on", metavar="NAME")

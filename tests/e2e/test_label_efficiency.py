@@ -18,7 +18,7 @@ def digits(quick_featprobe, tmp_path):
     """Handwritten 0, 1 and, rarely, 8, cached for real EfficientNet weights and a random network; two images a patient."""
     images, labels = load_digits(return_X_y=True)
     rows = []
-    for digit, count in ((0, 120), (1, 120), (8, 40)):
+    for digit, count in ((0, 70), (1, 70), (8, 50)):
         for number, pixels in enumerate(images[labels == digit][:count]):
             name = f"{digit}-{number:03d}.png"
             Image.fromarray((pixels.reshape(8, 8) * 15.9).astype(np.uint8)).save(tmp_path / name)
@@ -134,9 +134,6 @@ def rare_classes_are_weighed_and_decisions_moved(quick_featprobe, digits):
     assert cuts[""].tolist() == [""]
     (moved,) = cuts["moved thresholds"]
     assert np.isclose(sum(map(float, moved.split("|"))), 1)
-    compared = quick_featprobe("compare", "unequal", "--resamples", "100", "--map", "none")
-    assert compared.returncode == 0, compared.stderr
-    assert "resnet10t (random) · frozen lda · moved thresholds" in compared.stdout
 
 
 def what_can_not_be_is_refused(quick_featprobe, digits):

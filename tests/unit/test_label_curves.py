@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pandas as pd
@@ -126,8 +127,15 @@ class TestCurves:
         assert label_curves(runs(), "brier", resamples=50).order()[0] == "x"
 
 
-def frame_of(**more):
-    return prediction_frame([p for run in runs(**more) for p in run.predictions])
+@functools.cache
+def whole_frame(seeds):
+    return prediction_frame([p for run in runs(seeds=seeds) for p in run.predictions])
+
+
+def frame_of(seeds=(0, 1)):
+    found = whole_frame(seeds).copy()
+    found.attrs = whole_frame(seeds).attrs
+    return found
 
 
 def metric_of(task, family):
