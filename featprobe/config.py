@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from featprobe.config_labels import LabelOptions
 from featprobe.options import Bounded, option
 from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES, TASKS
 
@@ -231,7 +232,7 @@ class ExtractConfig(MachineOptions, BackboneOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(EvaluationOptions):
+class ProbeConfig(LabelOptions, EvaluationOptions):
     """Fit probes on everything that the cache holds."""
 
     cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
@@ -276,12 +277,6 @@ class ProbeConfig(EvaluationOptions):
         "mean",
         "a modality that a case lacks: the training cases' mean takes its place, or such cases are left out",
         choices=("mean", "drop"),
-    )
-    fraction: tuple[float, ...] = option(
-        (1.0,), "shares of the training groups to learn from, nested", metavar="SHARE", least=0.0001, most=1
-    )
-    shots: tuple[int, ...] = option(
-        (), "groups per class to learn from, nested, instead of fractions", metavar="N", least=2
     )
     train_on: str | None = option(None, "a cached data set to learn from", metavar="NAME")
     test_on: tuple[str, ...] = option((), "cached data sets to judge on, with --train-on", metavar="NAME")

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from featprobe.errors import ProbeError
 from featprobe.probes.contract import OWN, FittedProbe, Parts, Probe, Rule, check_finite
+from featprobe.probes.thresholds import moved as moved_thresholds
+from featprobe.probes.weighing import need_weighing
 from featprobe.records import TASKS, AnyArray, FloatArray, IntArray
 from featprobe.registry import PROBES
 
@@ -21,7 +23,9 @@ __all__ = [
     "Rule",
     "describe",
     "fit_probe",
+    "moved_thresholds",
     "need_suitable",
+    "need_weighing",
     "probes_for",
 ]
 

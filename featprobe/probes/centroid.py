@@ -42,6 +42,8 @@ class Centroid(PathProbe):
     tasks = ("classes", "ordinal")
     parameter = "temperature"
     grid = GRID
+    alone = 1.0
+    unweighed = "its class means weigh the same as it is"
 
     def path(self, X: FloatArray, y: AnyArray, grid: Sequence[float], settings: Settings) -> SoftmaxPath:
         """softmax(- d^2 / (2 v T)) with v the mean variance, within classes, of the columns that vary.
@@ -67,6 +69,8 @@ class SimpleShot(PathProbe):
     tasks = ("classes", "ordinal")
     parameter = "temperature"
     grid = UNIT_GRID
+    alone = 1.0
+    unweighed = "its class means weigh the same as it is"
     scale = "centre+l2"
 
     def path(self, X: FloatArray, y: AnyArray, grid: Sequence[float], settings: Settings) -> SoftmaxPath:

@@ -32,6 +32,21 @@ def _log_loss(truth: AnyArray, predicted: FloatArray) -> FloatArray:
     return np.asarray(per_label[:, known.any(axis=0)].mean(axis=1))
 
 
+def _balanced_log_loss(truth: AnyArray, predicted: FloatArray) -> FloatArray:
+    """As `_log_loss`, but every class (of a label: both its values) that the rows hold weighs the same."""
+    if truth.ndim == 1:
+        parts = [_log_loss(truth[truth == k], predicted[:, truth == k]) for k in np.unique(truth)]
+        return np.asarray(np.mean(parts, axis=0))
+    found = []
+    for label in range(truth.shape[1]):
+        own = truth[:, [label]]
+        values = [value for value in (0, 1) if (own == value).any()]
+        rows = [(own == value)[:, 0] for value in values]
+        parts = [_log_loss(own[row], predicted[:, row][:, :, [label]]) for row in rows]
+        found += [np.mean(parts, axis=0)] if parts else []
+    return np.asarray(np.mean(found, axis=0)) if found else np.zeros(len(predicted))
+
+
 def _concordance(truth: AnyArray, predicted: FloatArray) -> FloatArray:
     """Lin's concordance correlation coefficient (Biometrics 45, 1989) of [G, M, 1]: 2 cov / (var + var + (difference of means)^2)."""
     found = predicted[:, :, 0]
@@ -64,6 +79,7 @@ def _squared_error(truth: AnyArray, predicted: FloatArray) -> FloatArray:
 SCORES: Final[dict[str, Score]] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
+    "balanced_log_loss": _balanced_log_loss,
     "concordance": _concordance,
     "log_loss": _log_loss,
     "squared_error": _squared_error,
@@ -72,6 +88,11 @@ SCORES: Final[dict[str, Score]] = {
 PICKS: Final = ("best", "last best", "near best", "one standard error")
 """The first of the best; the last of the best; the simplest within TIE of the best; the simplest within one standard
 error over the parts (Breiman et al. 1984, section 3.4.3)."""
+
+
+def evened(name: str) -> str:
+    """The score by which a fit with balanced class weights is judged, where the plain fit is judged by `name`."""
+    return "balanced_log_loss" if name == "log_loss" else name
 
 
 def score(name: str) -> Score:

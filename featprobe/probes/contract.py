@@ -24,7 +24,7 @@ class Rule:
     `grid`: the values that are tried, from the simplest model to the least restrained. `score`: what the values are judged by
     (see `choosing.SCORES`). `pick`: which value is taken (see `choosing.PICKS`). `refit`: fit the chosen value to
     all rows; else to the rows that it was chosen with (`selection` then has one part). `options`: what only this
-    kind of probe knows, such as a temperature.
+    kind of probe knows, such as a temperature; "class_weight" is "none" or "balanced" (see `weighing`).
     """
 
     scale: str | None = None
@@ -57,7 +57,9 @@ Fit = tuple[Model, dict[str, float], dict[float, float], tuple[str, ...]]
 class Probe(Protocol):
     """A kind of model; members of the registry PROBES.
 
-    `describe`: one sentence for reports. `tasks`: the kinds of target (of TASKS) that it can be fitted to.
+    `describe`: one sentence for reports. `tasks`: the kinds of target (of TASKS) that it can be fitted to. It may also
+    have `weighs`, True where it knows the option "class_weight", and `alone`, the value of its grid that is taken where
+    no rows are left to choose on.
     """
 
     name: str

@@ -204,6 +204,7 @@ class KNN(PathProbe):
     tasks = ("classes", "ordinal", "multilabel", "continuous")
     parameter = "k"
     grid = GRID
+    alone = 1.0
 
     def path(self, X: FloatArray, y: AnyArray, grid: Sequence[float], settings: Settings) -> NeighbourPath:
         """Options: `metric` ("cosine" or "euclidean"), `temperature` of the cosine's votes (0.07), for labels `vote`.

@@ -15,6 +15,7 @@ from featprobe.probes.contract import OWN, Fit, Parts, Rule
 from featprobe.probes.linear import SoftmaxPath, class_means, varying, within_classes
 from featprobe.probes.paths import PathProbe, Settings
 from featprobe.probes.scaling import Scaling
+from featprobe.probes.weighing import row_weights
 from featprobe.records import AnyArray, FloatArray
 from featprobe.registry import PROBES
 
@@ -48,24 +49,27 @@ class LDA(PathProbe):
     tasks = ("classes", "ordinal")
     parameter = "shrinkage"
     grid = GRID
+    weighs = True
 
     def path(self, X: FloatArray, y: AnyArray, grid: Sequence[float], settings: Settings) -> SoftmaxPath:
         """Sigma = (1 - s) S + s tr(S) / D I, S the covariance within classes, divided by N; priors are the shares.
 
         One eigendecomposition S = V Lambda V' gives every inverse: V ((1 - s) Lambda + s m)^-1 V' and 1 / (s m) beside
         V, with m = tr(S) / D, D the columns that vary. At s = 0 directions without spread are left out (the pseudo-inverse). Where no class has
-        any spread, Sigma is taken as I. Raises ConfigError for a shrinkage outside 0..1.
+        any spread, Sigma is taken as I. With the option `class_weight` "balanced" priors are 1 / P, and S is the mean of the
+        classes' own covariances, as scikit-learn's with these priors. Raises ConfigError for a shrinkage outside 0..1.
         """
-        settings.only("choose")
+        settings.only("choose", "class_weight")
         shrinkage = np.array(grid)
         if ((shrinkage < 0) | (shrinkage > 1)).any():
             raise ConfigError(
                 "a shrinkage lies between 0 and 1", f"given: {', '.join(f'{s:g}' for s in grid)}"
             )
         means, present, code = class_means(X, y)
-        values, vectors = spectrum(within_classes(X, means, code))
+        weight = row_weights(y) if settings.balanced else np.ones(len(y))
+        values, vectors = spectrum(within_classes(X, means, code) * np.sqrt(weight)[:, None])
         size = float(values.sum()) / varying(X)
-        share = np.bincount(code) / len(code)
+        share = np.bincount(code, weight) / weight.sum()
         centre = share @ means  # distances do not change, and large common offsets cost no digits
         moved = means - centre
         inside = moved @ vectors

@@ -11,11 +11,12 @@ import numpy as np
 from scipy.special import expit, logit, softmax
 
 from featprobe.errors import ConfigError
-from featprobe.probes.choosing import TIE, pick
+from featprobe.probes.choosing import TIE, evened, pick
 from featprobe.probes.contract import OWN, Fit, Parts, Rule, edge_note
 from featprobe.probes.paths import ScaledModel
 from featprobe.probes.scaling import Scaling
 from featprobe.probes.solvers.logistic_search import FINAL, PATIENCE, SEARCHING, BoolArray, Part, Search
+from featprobe.probes.weighing import is_balanced
 from featprobe.records import AnyArray, FloatArray, IntArray
 from featprobe.registry import PROBES
 
@@ -73,6 +74,7 @@ class Logistic:
         "decades by validation log loss; several labels: one regression per label, each with its own C"
     )
     tasks = ("classes", "ordinal", "multilabel")
+    weighs = True
 
     def fit(
         self,
@@ -92,8 +94,9 @@ class Logistic:
         than the best by more than TIE; values that were not tried have no score. A rule's grid is walked whole.
         `calibration` and `seed` are not needed: the loss is a proper score, and the optimum is unique. `y` [N, L]:
         one regression per label on the rows where it is known, each with its own C; a label that can't be fitted
-        predicts its share of positives, and a note says so. `rule.options`: "jobs" (threads) and
-        "gap" (of the fits that C is chosen by).
+        predicts its share of positives, and a note says so. `rule.options`: "jobs" (threads),
+        "gap" (of the fits that C is chosen by), and "class_weight": "balanced" weighs classes (of each label its two
+        values) the same, in the fit as scikit-learn does, and in the validation loss.
         """
         del calibration, seed, task
         kind = rule.scale or "standard"
@@ -113,7 +116,9 @@ class Logistic:
     def _fit(self, X: FloatArray, y: IntArray, selection: Parts, names: Sequence[str], rule: Rule) -> Fit:
         grid = tuple(sorted(rule.grid or GRID))
         gap = float(rule.options.get("gap", SEARCHING))
-        search = Search(X, y, rule.scale or "standard", grid, rule.score or "log_loss", gap)
+        balanced = is_balanced(rule.options)
+        judged = rule.score or (evened("log_loss") if balanced else "log_loss")
+        search = Search(X, y, rule.scale or "standard", grid, judged, gap, balanced)
         whole = _add(search, selection, refit=rule.refit, choose=len(grid) > 1)
         search.run(patient=rule.grid is None, jobs=int(rule.options.get("jobs", 1)))
         how = rule.pick or "near best"

@@ -17,6 +17,7 @@ from featprobe.probes.paths import ScaledModel, Settings
 from featprobe.probes.scaling import Scaling
 from featprobe.probes.solvers.svm_path import SVMPath, one_vs_rest
 from featprobe.probes.solvers.svm_scores import Scores
+from featprobe.probes.weighing import is_balanced, row_weights
 from featprobe.records import AnyArray, FloatArray, IntArray
 
 SEARCHING: Final = 1e-6
@@ -28,7 +29,6 @@ FINAL: Final = 1e-9
 SCORES: Final = ("balanced_accuracy", "accuracy")
 CALIBRATIONS: Final = {"platt": "sigmoid", "isotonic": "isotonic"}
 TITLES: Final = {"platt": "Platt scaling", "isotonic": "isotonic calibration"}
-WEIGHTS: Final = ("none", "balanced")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +169,9 @@ class _Job:
                 "each class needs a group that is held out in turn",
                 "leave rare classes out with --min-groups N",
             )
-        return Scores(CALIBRATIONS[self.calibration]).fit(np.concatenate(values), np.concatenate(truth))
+        labels = np.concatenate(truth)
+        weights = row_weights(labels) if is_balanced(self.rule.options) else None
+        return Scores(CALIBRATIONS[self.calibration]).fit(np.concatenate(values), labels, weights)
 
     def run(self, selection: Parts, calibration: Parts, *, pairs: bool) -> Fit:
         """As `Probe.fit`. Without a refit only the rows that C was chosen with are fitted and calibrated on."""
@@ -211,6 +213,7 @@ class MarginProbe:
     loss: ClassVar[str]
     grid: ClassVar[tuple[float, ...]]
     tasks: ClassVar[tuple[str, ...]] = ("classes", "ordinal", "multilabel")
+    weighs: ClassVar[bool] = True
 
     def fit(
         self,
@@ -229,17 +232,17 @@ class MarginProbe:
         The probabilities are those of `CalibratedClassifierCV(ensemble=False)` on `calibration`: fitted to decision
         values of rows that the machine had not seen. `y` [N, L]: one machine per label on the rows where it is known.
         `seed` is not needed: the optimum is unique. `rule.score`: one of SCORES. `rule.options`: "calibration"
-        ("platt" or "isotonic") and "class_weight" ("none" or "balanced"). Raises ProbeError where a part of
+        ("platt" or "isotonic") and "class_weight" ("none" or "balanced": in the machine and in the calibration). Raises ProbeError where a part of
         `calibration` lacks a class, ConfigError for another score or option.
         """
         settings = Settings(task, 0, seed, dict(rule.options))
         settings.only("calibration", "class_weight")
         calibrated = settings.word("calibration", tuple(CALIBRATIONS))
-        weight = settings.word("class_weight", WEIGHTS)
+        weight = "balanced" if is_balanced(settings.options) else None
         grid = tuple(sorted(rule.grid or self.grid))
 
         def make(values: Sequence[float], gap: float) -> SVMPath:
-            return SVMPath(values, self.loss, gap, None if weight == "none" else weight)
+            return SVMPath(values, self.loss, gap, weight)
 
         def job(rows: FloatArray, labels: IntArray, classes: int) -> _Job:
             return _Job(rows, labels, classes, grid, make, rule, calibrated)

@@ -10,9 +10,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from featprobe.errors import ConfigError, ProbeError, nearest
-from featprobe.probes.choosing import pick, score
+from featprobe.probes.choosing import evened, pick, score
 from featprobe.probes.contract import OWN, Fit, Model, Parts, Rule
 from featprobe.probes.scaling import Scaling
+from featprobe.probes.weighing import is_balanced
 from featprobe.records import AnyArray, FloatArray, IntArray
 
 
@@ -34,6 +35,11 @@ class Settings:
     classes: int
     seed: int
     options: Mapping[str, float | str | bool] = field(default_factory=dict)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether classes are to weigh the same: the option `class_weight`."""
+        return is_balanced(self.options)
 
     def only(self, *known: str) -> None:
         """ConfigError for an option that is not among `known`."""
@@ -74,7 +80,8 @@ class PathProbe(ABC):
 
     `parameter`: what the grid is of. `grid`: its values, from the simplest model to the least restrained, or
     `grid_for` where they follow from the data. `scoring`: the score by task (see `choosing.SCORES`). `picking`:
-    see `choosing.PICKS`.
+    see `choosing.PICKS`. `alone`: the value that is taken where no rows are left to choose on (one shot of a
+    class), None where there is none. `weighs`: whether it knows the option `class_weight`.
     """
 
     name: ClassVar[str]
@@ -90,6 +97,8 @@ class PathProbe(ABC):
         "continuous": "squared_error",
     }
     picking: ClassVar[str] = "near best"
+    alone: ClassVar[float | None] = None
+    weighs: ClassVar[bool] = False
 
     @abstractmethod
     def path(self, X: FloatArray, y: AnyArray, grid: Sequence[float], settings: Settings) -> Path:
@@ -131,7 +140,8 @@ class PathProbe(ABC):
         classes = 1 if task == "continuous" else int(y.max()) + 1 if y.ndim == 1 else y.shape[1]
         settings = Settings(task, classes, seed, dict(rule.options))
         grid = rule.grid or self.grid_for(X, classes)
-        judge, kind = score(rule.score or self.scoring[task]), rule.scale or self.scale
+        own = evened(self.scoring[task]) if settings.balanced else self.scoring[task]
+        judge, kind = score(rule.score or own), rule.scale or self.scale
         scores: list[FloatArray] = []
         place = 0
         if len(grid) > 1:

@@ -28,6 +28,7 @@ class Decomposed:
 
     With Xc the centred rows, `values` [R] and `vectors` are the eigenvalues and eigenvectors of Xc'Xc (R = D) or,
     where that is smaller, of Xc Xc' (R = N, `dual`). `turned` [R, T]: vectors' Xc'(y - mean), or vectors'(y - mean).
+    With weights of rows all of this is of sqrt(weight) times the rows, and means are weighted; `level` [T]: of y.
     """
 
     rows: FloatArray
@@ -36,20 +37,23 @@ class Decomposed:
     values: FloatArray
     vectors: FloatArray
     turned: FloatArray
+    level: FloatArray
     dual: bool
 
     @classmethod
-    def of(cls, X: FloatArray, targets: FloatArray) -> Decomposed:
-        """X [N, D], targets float [N, T]."""
-        centre = X.mean(axis=0)
-        rows, wanted = X - centre, targets - targets.mean(axis=0)
+    def of(cls, X: FloatArray, targets: FloatArray, weights: FloatArray | None = None) -> Decomposed:
+        """X [N, D], targets float [N, T], weights of rows float [N] above 0 (not for `left_out`)."""
+        centre, level = np.average(X, axis=0, weights=weights), np.average(targets, axis=0, weights=weights)
+        rows, wanted = X - centre, targets - level
+        if weights is not None:
+            rows, wanted = rows * np.sqrt(weights)[:, None], wanted * np.sqrt(weights)[:, None]
         dual = len(rows) < X.shape[1]
         values, vectors = eigh(rows @ rows.T if dual else rows.T @ rows, check_finite=False)
         turned = vectors.T @ (wanted if dual else rows.T @ wanted)
-        return cls(rows, targets, centre, np.maximum(values, 0), vectors, turned, dual)
+        return cls(rows, targets, centre, np.maximum(values, 0), vectors, turned, level, dual)
 
     def lines(self, alphas: Sequence[float]) -> Lines:
-        """The minimum of |y - b - X w|^2 + alpha |w|^2 for each of `alphas`: scikit-learn's `Ridge`.
+        """The minimum of |y - b - X w|^2 (weighted) + alpha |w|^2 for each of `alphas`: scikit-learn's `Ridge`.
 
         w = V (Lambda + alpha)^-1 V' Xc' (y - mean), or Xc' U (Lambda + alpha)^-1 U' (y - mean).
         """
@@ -57,7 +61,7 @@ class Decomposed:
         coef = self.vectors @ (inverse[:, :, None] * self.turned)
         if self.dual:
             coef = self.rows.T @ coef
-        return Lines(coef, self.targets.mean(axis=0) - self.centre @ coef)
+        return Lines(coef, self.level - self.centre @ coef)
 
     def left_out(self, alphas: Sequence[float]) -> FloatArray:
         """What is predicted for each row by the fit to all others, for each of `alphas`, [A, N, T].

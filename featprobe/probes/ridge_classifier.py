@@ -14,6 +14,7 @@ from featprobe.probes.contract import OWN, Fit, Parts, Rule
 from featprobe.probes.paths import PathProbe, ScaledModel, Settings
 from featprobe.probes.ridge import GRID, Decomposed, Lines, edge, need_penalties
 from featprobe.probes.scaling import Scaling
+from featprobe.probes.weighing import row_weights
 from featprobe.records import AnyArray, FloatArray, IntArray
 from featprobe.registry import PROBES
 
@@ -70,13 +71,15 @@ class RidgeClassifierProbe(PathProbe):
     tasks = ("classes", "ordinal")
     parameter = "alpha"
     grid = GRID
+    weighs = True
     scoring = {"classes": "balanced_accuracy", "ordinal": "balanced_accuracy"}  # noqa: RUF012 - declared a ClassVar by PathProbe
 
     def path(self, X: FloatArray, y: AnyArray, grid: Sequence[float], settings: Settings) -> DecisionPath:
-        """Every class against the rest, from one decomposition."""
-        settings.only()
+        """Every class against the rest, from one decomposition; option `class_weight` as scikit-learn's."""
+        settings.only("class_weight")
         need_penalties(grid)
-        lines = Decomposed.of(X, signs(y, settings.classes)).lines(grid)
+        weights = row_weights(y) if settings.balanced else None
+        lines = Decomposed.of(X, signs(y, settings.classes), weights).lines(grid)
         return DecisionPath(lines, np.unique(y).astype(np.int64))
 
     def fit(
@@ -107,7 +110,8 @@ class RidgeClassifierProbe(PathProbe):
             task=task,
             rule=rule,
         )
-        settings, kind = Settings(task, int(y.max()) + 1, seed), rule.scale or self.scale
+        settings = Settings(task, int(y.max()) + 1, seed, dict(rule.options))
+        kind = rule.scale or self.scale
         values, truth = [], []
         for rows, held in calibration or selection:
             scaling = Scaling.of(X[rows], kind)
@@ -116,7 +120,9 @@ class RidgeClassifierProbe(PathProbe):
             truth.append(y[held])
         assert isinstance(model, ScaledModel)
         assert isinstance(model.inner, DecisionModel)
-        sharp = sharpness(np.concatenate(values), np.concatenate(truth))
+        found = np.concatenate(truth)
+        weights = row_weights(found) if settings.balanced else np.ones(len(found))
+        sharp = sharpness(np.concatenate(values), found, weights)
         return ScaledModel(model.scaling, replace(model.inner, sharpness=sharp)), chosen, scores, notes
 
     def notes(self, place: int, grid: Sequence[float]) -> tuple[str, ...]:
@@ -129,10 +135,15 @@ def signs(y: IntArray, classes: int) -> FloatArray:
     return np.asarray(np.where(y[:, None] == np.arange(classes), 1.0, -1.0))
 
 
-def sharpness(values: FloatArray, truth: IntArray) -> float:
-    """The factor in 0..SHARPEST with the least mean log loss of softmax(factor * values [M, K]): a convex problem."""
+def sharpness(values: FloatArray, truth: IntArray, weights: FloatArray | None = None) -> float:
+    """The factor in 0..SHARPEST with the least mean log loss of softmax(factor * values [M, K]): a convex problem.
+
+    `weights` [M]: of the rows in that mean (None: all the same).
+    """
+    own = np.ones(len(truth)) if weights is None else weights
+    share = own / own.sum()
     found = minimize_scalar(
-        lambda log: -log_softmax(np.exp(log) * values, axis=1)[np.arange(len(truth)), truth].mean(),
+        lambda log: -share @ log_softmax(np.exp(log) * values, axis=1)[np.arange(len(truth)), truth],
         bounds=(np.log(1e-3), np.log(SHARPEST)),
         method="bounded",
         options={"xatol": 1e-8},

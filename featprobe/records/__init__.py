@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from featprobe.records.outcome import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, Predictions, RunKey
 from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
-from featprobe.records.reporting import EmbeddingMap, LeakPair, ReportContent
+from featprobe.records.reporting import EmbeddingMap, LabelStudy, LeakPair, ReportContent
 from featprobe.records.samples import Quarantine, Samples, images_sha256
 from featprobe.records.values import (
     DENSE_POOLINGS,
@@ -45,6 +45,7 @@ __all__ = [
     "Estimate",
     "FloatArray",
     "IntArray",
+    "LabelStudy",
     "LeakPair",
     "Predictions",
     "Preprocessing",

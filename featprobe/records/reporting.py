@@ -46,6 +46,29 @@ class LeakPair:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LabelStudy:
+    """What systems reach with few labels, on one data set at one level by one probe.
+
+    `kind`: what is varied ("fractions", "shots", ...). `unit`: what the labels count, in the plural ("training groups").
+    `systems`: best first, by the mean over the amounts. `points`: one row per system and amount, ascending: system,
+    amount, labels, value, ci_low, ci_high, best (can't be told apart from the best with this amount), method. `savings`:
+    the first system with each other one: best, other, level, ratio, ci_low, ci_high, needed_best, needed_other, method.
+    `estimand`: what the bands are of.
+    """
+
+    dataset: str
+    level: str
+    probe: str
+    kind: str
+    metric: str
+    unit: str
+    systems: tuple[str, ...]
+    points: pd.DataFrame
+    savings: pd.DataFrame
+    estimand: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ReportContent:
     """All that a report shows; the report room only draws.
 
@@ -54,7 +77,7 @@ class ReportContent:
     `comparisons`: one row per pair of systems: dataset, level, metric, a, b, difference (a - b), ci_low,
     ci_high, p_value, p_adjusted, method. `best`: per (dataset, level, metric) the systems that can't be told
     apart from the best. `classes`: dataset -> class names (labels, or the quantity's one name) in the order of
-    `y_score_<class>`. `tasks`: dataset -> kind of target (of TASKS), "classes" where it is not named.
+    `y_score_<class>`. `label_studies`: curves of what is reached with few labels. `tasks`: dataset -> kind of target (of TASKS), "classes" where it is not named.
     `schemes`: dataset -> how train and test were parted, in words. `leaks`: pairs of images that leak, in the order in which they are shown.
     `findings`: sentences in words, by data set and level as titled: "NAME", or "NAME, by case". `notes`: what to bear in mind. `warnings`: reasons to distrust numbers, each with its data set's name before it.
     `canaries`: what stands beside a system's own value: dataset, level, metric, system, control (such as "Random
@@ -78,3 +101,4 @@ class ReportContent:
     leaks: tuple[LeakPair, ...] = ()
     warnings: tuple[str, ...] = ()
     canaries: pd.DataFrame | None = None
+    label_studies: tuple[LabelStudy, ...] = ()

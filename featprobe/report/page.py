@@ -16,6 +16,7 @@ from featprobe.report import figures, tables
 from featprobe.report.canaries import canaries_table
 from featprobe.report.drawing import render
 from featprobe.report.files import write_all
+from featprobe.report.label_studies import label_part, title_of_study
 from featprobe.report.leaks import galleries
 from featprobe.report.panels import Panel, panels
 from featprobe.report.targets import target_fact
@@ -88,6 +89,10 @@ def write_report(content: ReportContent, out: Path) -> Path:
     output = Output()
     shown = panels(content)
     parts = [_part(panel, output) for panel in shown]
+    taken = {panel.slug.lower() for panel in shown}
+    labels = [
+        label_part(study, slug(title_of_study(study), taken), output) for study in content.label_studies
+    ]
     overview = output.table("overview", tables.overview_table(shown)) if len(shown) > 1 else None
     page = template("report.html").render(
         content=content,
@@ -95,6 +100,7 @@ def write_report(content: ReportContent, out: Path) -> Path:
         systems=_amount(len({name for panel in shown for name in panel.systems}), "system"),
         datasets=_amount(len({panel.dataset for panel in shown}), "data set"),
         overview=overview,
+        labels=labels,
         intervals=_interval_methods(shown),
         comparisons=list(dict.fromkeys(method for panel in shown for method in panel.methods)),
         glossary=[(METRICS[m][0], METRICS[m][1]) for m in tables.used_metrics(shown) if m in METRICS],

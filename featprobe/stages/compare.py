@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from featprobe.config import CompareConfig
 from featprobe.errors import ConfigError, ResultsError
 from featprobe.metrics import default_metrics, main_metric
 from featprobe.records import (
+    KEY_COLUMNS,
     Predictions,
     ReportContent,
     sha256_json,
@@ -27,8 +29,9 @@ from featprobe.stages import canaries
 from featprobe.stages.ailments import ailments
 from featprobe.stages.canaries import shuffled_apart
 from featprobe.stages.evaluation import describe_run, title
-from featprobe.stages.families import by_family
+from featprobe.stages.families import by_family, in_full
 from featprobe.stages.findings import findings
+from featprobe.stages.label_studies import label_studies, sentences
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
@@ -58,10 +61,12 @@ def compare(config: CompareConfig) -> Summary:
         report={"identity": identity, "sha256": _sha256_file(page)}, compare=describe_run(config, "compare")
     )
     print(report.console_table(content))
+    for study in content.label_studies:
+        print(f"\n{report.console_labels(study)}")
     for words in content.warnings:
         print(f"WARNING: {words}")
-    for name, sentences in content.findings.items():
-        for sentence in sentences:
+    for name, told in content.findings.items():
+        for sentence in told:
             print(f"{name}: {sentence}")
     print(f"report: {page.resolve()}")
     return Summary(1, 0, (page,))
@@ -89,7 +94,16 @@ def _content(
     maps = tuple(embedding_maps(config, caches, estimates)) if config.map != "none" else ()
     leaks = tuple(leak_pairs(caches, estimates))
     about = predictions.attrs
-    every, predictions = add_systems(*by_family(estimates, predictions))
+    studies = label_studies(
+        predictions,
+        runs,
+        lambda task, family: _metric(config, task, family),
+        resamples=config.resamples,
+        seed=config.seed,
+    )
+    full = in_full(estimates, predictions)
+    notes = tuple(_notes(runs, full[0]))
+    every, predictions = add_systems(*by_family(*full, estimates))
     estimates, _ = shuffled_apart(every)
     predictions, _ = shuffled_apart(predictions)
     if estimates.empty:
@@ -124,6 +138,7 @@ def _content(
         watched.append(canaries.table(judged, metric, met))
         compared.append(pairs)
         standings.append(best[best.in_best_set])
+    said |= {report.title_of_study(study): tuple(sentences(study)) for study in studies}
     return ReportContent(
         title=config.title,
         metric=config.metric or main_metric("classes"),
@@ -139,7 +154,8 @@ def _content(
         findings=said,
         warnings=(*ailments(runs), *warned),
         canaries=pd.concat(watched, ignore_index=True),
-        notes=tuple(_notes(runs)),
+        label_studies=tuple(studies),
+        notes=notes,
         provenance=_provenance(config, estimates, runs),
     )
 
@@ -194,19 +210,33 @@ def _schemes(runs: Sequence[Mapping[str, Any]], estimates: pd.DataFrame) -> dict
     return found
 
 
-def _notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every warning that a stage stored with its results, once, under its data set."""
+def _notes(runs: Sequence[Mapping[str, Any]], full: pd.DataFrame) -> list[str]:
+    """Every warning that a stage stored with its results, once, under its data set.
+
+    Of models that only stand in curves (not in `full`, see `families.in_full`) the number of notes is said.
+    """
+    names = [name for name in KEY_COLUMNS if name != "fold"]
+    shown = set(full[names].drop_duplicates().itertuples(index=False, name=None))
     found: dict[str, None] = {}
+    more: Counter[str] = Counter()
     for run in runs:
         for info in run.get("units", {}).values():
             key = info.get("key", {})
             if key.get("mode") == SHUFFLED:
                 continue
             shared = set(info.get("dataset_notes", ()))
+            in_curves = tuple(key.get(name, "") for name in names) not in shown
             for note in info.get("notes", ()):
+                if in_curves and note not in shared and not info.get("superseded", False):
+                    more[str(key.get("dataset", ""))] += 1
+                    continue
                 owner = key.get("dataset", "") if note in shared else title(key)
                 found[f"{owner}: {note}"] = None
-    return list(found)
+    said = [
+        f"{name}: {count} notes on models of fewer labels or other seeds, which stand in the curves alone, are in run.json"
+        for name, count in more.items()
+    ]
+    return [*found, *said]
 
 
 def _provenance(

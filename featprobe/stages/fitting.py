@@ -15,8 +15,10 @@ from featprobe.protocols import Facts, ProbeProtocol
 from featprobe.records import AnyArray, FloatArray, IntArray, RunKey, Samples
 from featprobe.splitting import Fold
 from featprobe.stages.evaluation import Question
+from featprobe.stages.moving import moved_thresholds
 from featprobe.stages.systems import SHUFFLED
 from featprobe.stages.tables import Table
+from featprobe.stages.variants import BALANCED, MOVED, WHOLE_GROUPS, alone, is_variant
 from featprobe.stages.views import View
 
 Parts = list[tuple[IntArray, IntArray]]
@@ -47,12 +49,18 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What one fold of a unit came to. `n_train`: rows that the kept model was fitted to."""
+    """What one fold of a unit came to.
+
+    `n_train`: rows that the kept model was fitted to; `groups`: that were learnt from, those to choose on among them.
+    `thresholds`: where decisions are moved.
+    """
 
     y_score: FloatArray
     n_train: int
     chosen: dict[str, Any]
     notes: tuple[str, ...]
+    groups: int = 0
+    thresholds: FloatArray | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +68,8 @@ class Work:
     """Plain arrays of one fold, for a process of its own.
 
     `X`, `X_test`: rows to learn from and to be judged on, by key of the cache. `selection`, `calibration`:
-    positions in the rows to learn from. `few`: whether less than all labels are learnt from.
+    positions in the rows to learn from. `few`: whether less than all labels are learnt from. `groups`: of these rows.
+    `balanced`: whether classes weigh the same. `moving`: grouped folds to move thresholds on, () where decisions are plain.
     """
 
     protocol: ProbeProtocol
@@ -75,6 +84,9 @@ class Work:
     seed: int
     shots: int
     few: bool
+    groups: int = 0
+    balanced: bool = False
+    moving: Parts = dataclasses.field(default_factory=list)
 
 
 def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
@@ -83,8 +95,10 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
     fold, samples = view.folds[number], view.samples
     learn, selection = parts_of(unit.protocol, samples, fold, key)
     # Platt scaling wants rows that the scores were not fitted to; a published rule has no use for them.
-    own = unit.protocol.draw.kind == "folds"
-    calibration = splitting.inner_folds(samples, learn, folds=5, seed=key.seed) if own else selection
+    own = unit.protocol.draw.kind == "folds" and key.shots != 1
+    moves = is_variant(key, MOVED)
+    inner = splitting.inner_folds(samples, learn, folds=5, seed=key.seed) if own or moves else []
+    calibration = inner if own else selection
     labels = samples.label[learn]
     if key.mode == SHUFFLED:
         labels = shuffled(labels, samples.units()[learn], key.seed)
@@ -109,6 +123,9 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
         seed=key.seed,
         shots=key.shots,
         few=few_labels(key),
+        groups=len(np.unique(samples.units()[learn])),
+        balanced=is_variant(key, BALANCED),
+        moving=inner if moves else [],
     )
 
 
@@ -120,7 +137,9 @@ def few_labels(key: RunKey) -> bool:
 def parts_of(protocol: ProbeProtocol, samples: Samples, fold: Fold, key: RunKey) -> tuple[IntArray, Parts]:
     """(rows that are learnt from, positions in them to fit and to choose on), as the protocol draws them."""
     draw = protocol.draw
-    amount: dict[str, Any] = {"fraction": key.fraction, "shots": key.shots, "seed": key.seed}
+    whole = is_variant(key, WHOLE_GROUPS)
+    amount: dict[str, Any] = {"fraction": key.fraction, "shots": key.shots, "whole_groups": whole}
+    amount["seed"] = key.seed
     rows = fold.train if draw.given == "left out" else np.concatenate([fold.train, fold.val])
     given = fold.val if draw.given == "chooses" else np.empty(0, dtype=np.int64)
     few = few_labels(key)
@@ -134,9 +153,9 @@ def parts_of(protocol: ProbeProtocol, samples: Samples, fold: Fold, key: RunKey)
     # A few shots may leave next to nothing of the validation part: then it is as if there were none.
     if held.any() and (not few or _as_many_classes(samples, learn, learn[held])):
         return learn, [_sides(held)]
-    if draw.kind == "folds":
+    if draw.kind == "folds" and key.shots != 1:
         return learn, splitting.inner_folds(samples, learn, folds=5, seed=key.seed)
-    if draw.kind == "none":
+    if draw.kind in {"none", "folds"}:  # one shot leaves nothing to choose on
         everything = np.arange(len(learn))
         return learn, [(everything, everything)]
     return learn, [_sides(_drawn(protocol, samples, learn, key.seed))]
@@ -193,7 +212,11 @@ def rule_of(work: Work) -> probes.Rule:
     fitted = min(len(part) for part, _ in work.selection)
     classes = len(np.unique(work.y)) if work.y.ndim == 1 else work.y.shape[1]
     facts = Facts(rows=fitted, columns=X.shape[1], classes=classes, shots=work.shots)
-    return probes.Rule(**work.protocol.rule(facts, few=work.few))
+    rule = probes.Rule(**work.protocol.rule(facts, few=work.few))
+    if work.balanced:
+        rule = dataclasses.replace(rule, options={**rule.options, "class_weight": "balanced"})
+    value = alone(work.fits) if work.protocol.draw.kind == "folds" and work.shots == 1 else None
+    return rule if value is None else dataclasses.replace(rule, grid=(value,))
 
 
 def _kept(work: Work) -> int:
@@ -218,7 +241,14 @@ def _probe(work: Work) -> Outcome:
         label_names=work.label_names,
         rule=rule_of(work),
     )
-    return Outcome(fitted.predict(work.X_test[key]), _kept(work), dict(fitted.chosen), tuple(fitted.notes))
+    y_score = fitted.predict(work.X_test[key])
+    chosen = dict(fitted.chosen)
+    cuts = moved_thresholds(work, rule_of(work), fitted.chosen) if work.moving else None
+    if cuts is not None:
+        chosen |= {
+            f"threshold of {name}": cut for name, cut in zip(work.label_names, cuts.tolist(), strict=True)
+        }
+    return Outcome(y_score, _kept(work), chosen, tuple(fitted.notes), work.groups, cuts)
 
 
 def _trained(work: Work) -> Outcome:
@@ -229,7 +259,7 @@ def _trained(work: Work) -> Outcome:
     trained = work.protocol.trainer(X, codes.astype(np.int64), work.selection[0], work.few, work.seed)
     result = np.zeros((len(work.X_test[key]), len(work.label_names)))
     result[:, classes] = trained.model.predict(work.X_test[key])
-    return Outcome(result, _kept(work), dict(trained.chosen), trained.notes)
+    return Outcome(result, _kept(work), dict(trained.chosen), trained.notes, work.groups)
 
 
 def _head(work: Work) -> Outcome:
@@ -252,6 +282,7 @@ def _head(work: Work) -> Outcome:
             task=work.task,
             seed=work.seed,
         )
-        return Outcome(fitted.predict(work.X_test), _kept(work), dict(fitted.chosen), tuple(fitted.notes))
+        y_score, notes = fitted.predict(work.X_test), tuple(fitted.notes)
+        return Outcome(y_score, _kept(work), dict(fitted.chosen), notes, work.groups)
     finally:
         torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ from featprobe.stages.fusible import Group, candidates, groups
 from featprobe.stages.protocols import Ask
 from featprobe.stages.systems import FUSED, SHUFFLED
 from featprobe.stages.tables import Material, Table
+from featprobe.stages.variants import BALANCED, is_variant, variants
 from featprobe.stages.views import View
 
 OWN: Final = "featprobe"
@@ -59,6 +60,7 @@ class FusedWork:
     calibration: fitting.Parts
     seed: int
     rule: probes.Rule
+    groups: int
 
 
 def fused_units(
@@ -86,15 +88,10 @@ def fused_units(
         fusion.need_suitable(method, material.samples.task)
     ask = _own(wanted)
     over = config.over or "backbone"
-    amounts = [(1.0, shots) for shots in config.shots] or [(fraction, 0) for fraction in config.fraction]
     for view, group in _pairs(config, material, found, over):
         for method in dict.fromkeys(config.fuse):
             plain = _key(subject, view, group, f"{method}{FUSED}{over}", ask.fits[0], seed)
-            keys = [
-                dataclasses.replace(plain, probe=name, fraction=fraction, shots=shots)
-                for fraction, shots in amounts
-                for name in ask.fits
-            ]
+            keys = list(variants(plain, ask.fits, config))
             if config.canaries and seed == config.seed:
                 keys.append(dataclasses.replace(plain, mode=SHUFFLED))
             about = (f"{plain.fusion}: {fusion.describe(method)}; fused are {', '.join(group.parts)}",)
@@ -176,6 +173,7 @@ def _hash(
 ) -> str:
     what = {name: getattr(key, name) for name in ("mode", "probe", "fraction", "shots")}
     what |= {"fuse": method, "parts": group.parts, "protocol": ask.rule}
+    what |= {"variant": key.variant} if key.variant else {}
     what |= {"tables": [[table.fingerprint, table.pooling] for table in group.tables]}
     looked = {"level": view.level, "inputs": view.inputs, "fusion": view.fusion, "missing": config.missing}
     return subject.unit(key.fingerprint, stage="probe", **what, **looked)
@@ -201,6 +199,9 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work 
         classes=len(samples.label_names),
         shots=key.shots,
     )
+    rule = probes.Rule(**unit.protocol.rule(facts, few=few_labels(key)))
+    if is_variant(key, BALANCED):
+        rule = dataclasses.replace(rule, options={**rule.options, "class_weight": "balanced"})
     return FusedWork(
         method=unit.method,
         probe=key.probe,
@@ -213,7 +214,8 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work 
         selection=selection,
         calibration=splitting.inner_folds(samples, learn, folds=5, seed=key.seed),
         seed=key.seed,
-        rule=probes.Rule(**unit.protocol.rule(facts, few=few_labels(key))),
+        rule=rule,
+        groups=len(np.unique(samples.units()[learn])),
     )
 
 
@@ -250,7 +252,8 @@ def fit(work: Work | FusedWork) -> Outcome:
         learn=Learn(work.probe, work.rule, work.task, work.label_names, work.seed),
     )
     fused = fusion.fuse(work.method, work.views, training)
-    return Outcome(fused.predict(work.tests), len(work.y), dict(fused.chosen), tuple(fused.notes))
+    y_score, notes = fused.predict(work.tests), tuple(fused.notes)
+    return Outcome(y_score, len(work.y), dict(fused.chosen), notes, work.groups)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -276,7 +279,9 @@ class Learn:
         final: bool = False,
     ) -> probes.FittedProbe:
         """The probe, by the rule; scales that mean something are not standardised away."""
-        name, rule = (_FINAL[self.task], probes.Rule()) if final else (self.probe, self.rule)
+        # What is weighed below is weighed on top too.
+        weights = {name: value for name, value in self.rule.options.items() if name == "class_weight"}
+        name, rule = (_FINAL[self.task], probes.Rule(options=weights)) if final else (self.probe, self.rule)
         if scaled and getattr(PROBES.get(name), "scale", "standard") == "standard":
             rule = dataclasses.replace(rule, scale="none")
         if value is not None:

@@ -37,6 +37,7 @@ from featprobe.stages.sources import WEIGHT_WORDS
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED
 from featprobe.stages.tables import Table
+from featprobe.stages.variants import MOVED, is_variant
 
 ABOUT: Final = (
     "Fitted on all labelled images, the test images of every fold among them; C and everything else was chosen inside "
@@ -48,8 +49,8 @@ ABOUT: Final = (
 def save_models(cache: Cache, config: ProbeConfig, units: Sequence[Unit]) -> list[Path]:
     """Fit each unit of frozen features at image level on all its labelled rows, and write it to OUT/models.
 
-    Units of fewer labels, of other seeds than the first, of shuffled labels, of cases and of pairs of data sets have
-    no model; nor have heads that torch trains. A file that is there already for the same unit is kept. Units that
+    Units of fewer labels, of other seeds than the first, of shuffled labels, of moved thresholds (which leave
+    probabilities as they are), of cases and of pairs of data sets have no model; nor have heads that torch trains. A file that is there already for the same unit is kept. Units that
     can't be fitted on inner folds are named and left out. Raises OutputError, ModelError for a probe that holds what
     can't be saved.
     """
@@ -100,7 +101,7 @@ def need_model(path: Path | None) -> SavedModel:
 
 def _deployable(unit: Unit, seed: int) -> bool:
     key = unit.key
-    whole = key.fraction == 1 and not key.shots and key.mode != SHUFFLED
+    whole = key.fraction == 1 and not key.shots and key.mode != SHUFFLED and not is_variant(key, MOVED)
     plain = key.level == "image" and len(unit.tables) == 1 and len(unit.table.entries) == 1
     return whole and plain and key.seed == seed and not unit.protocol.head
 
@@ -124,7 +125,8 @@ def _name(unit: Unit) -> str:
     inputs = f"-{key.inputs}" if key.inputs else ""
     # How the model was judged (folds, a holdout) is no part of the model; how it is fitted is.
     rule = "" if key.protocol.startswith("featprobe") else f"-{key.protocol}"
-    words = f"{key.dataset}-{key.backbone}{weights}-{layer}{key.pooling}{inputs}-{key.probe}{rule}"
+    variant = f"-{key.variant}" if key.variant else ""
+    words = f"{key.dataset}-{key.backbone}{weights}-{layer}{key.pooling}{inputs}-{key.probe}{rule}{variant}"
     return "".join(letter if letter.isalnum() or letter in "._+=-" else "_" for letter in words)
 
 

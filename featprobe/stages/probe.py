@@ -14,7 +14,6 @@ from tqdm import tqdm
 from featprobe import health, shortcuts
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
-from featprobe.errors import ConfigError
 from featprobe.records import AnyArray, Predictions, RunKey
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
@@ -37,6 +36,7 @@ from featprobe.stages.protocols import SEARCHED, Ask, asks, protocols_of
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED
 from featprobe.stages.tables import Material, Table, materials
+from featprobe.stages.variants import need_possible, variants
 from featprobe.stages.views import View, views
 
 __all__ = ["Unit", "probe"]
@@ -58,12 +58,7 @@ def probe(config: ProbeConfig) -> Summary:
     fits or an extraction is unfinished, LeakError at the gate, SplitError, ProbeError, OutputError.
     """
     protocols_of(config)
-    if config.shots and config.fraction != (1.0,):
-        raise ConfigError(
-            "--shots and --fraction are both given",
-            "both say how much is learnt from",
-            "leave one of them out",
-        )
+    need_possible(config)
     cache = Cache(config.cache)
     chosen = materials(cache, config)
     need_writable(config.out)
@@ -88,7 +83,6 @@ def probe(config: ProbeConfig) -> Summary:
 
 def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> Iterator[Unit]:
     """Everything that is asked of one data set: seeds x views x protocols x tables x amounts of labels x probes."""
-    amounts = [(1.0, shots) for shots in config.shots] or [(fraction, 0) for fraction in config.fraction]
     positions = {str(name): row for row, name in enumerate(material.samples.id)}
     for seed in seeds(config):
         subject = question(material.name, material.samples, dataclasses.replace(config, seed=seed))
@@ -115,14 +109,10 @@ def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> It
                 for tables in ask.inputs:
                     if view.of_case is not None and tables[0].dense:
                         continue
-                    keys = [
-                        dataclasses.replace(_key(subject, view, ask, tables, name, seed), fraction=f, shots=n)
-                        for f, n in amounts
-                        for name in ask.fits
-                    ]
+                    plain = _key(subject, view, ask, tables, ask.fits[0], seed)
+                    keys = list(variants(plain, ask.fits, config))
                     if config.canaries and not number and seed == config.seed and _is_trained(tables[0]):
                         # One probe with all labels: what finds something in shuffled labels has seen the answers.
-                        plain = _key(subject, view, ask, tables, ask.fits[0], seed)
                         keys.append(dataclasses.replace(plain, mode=SHUFFLED))
                     for key in keys:
                         digest = _hash(config, subject, view, ask, tables, key)
@@ -163,6 +153,8 @@ def _hash(
     what |= {"protocol": ask.rule, "keys": [table.pooling for table in tables]}
     if key.mode == SHUFFLED:
         what["mode"] = key.mode
+    if key.variant:
+        what["variant"] = key.variant
     looked = {"level": view.level, "inputs": view.inputs, "fusion": view.fusion, "missing": config.missing}
     return subject.unit(tables[0].fingerprint, stage="probe", **what, **looked)
 
@@ -238,6 +230,7 @@ def _store(
             unit.view.samples.take(fold.test),
             outcome.y_score,
             outcome.n_train,
+            outcome.thresholds,
         )
         for fold, outcome in zip(folds, outcomes, strict=True)
     ]
@@ -260,6 +253,9 @@ def _store(
             "key": unit.key.to_dict(),
             "identity": identity(unit.key, *(table.recipe for table in unit.tables)),
             "scheme": unit.subject.plan.scheme,
+            "train_groups": {
+                fold.name: outcome.groups for fold, outcome in zip(folds, outcomes, strict=True)
+            },
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
             "dataset_notes": about,
             "health": list(remarks.health),

@@ -14,6 +14,7 @@ from featprobe.protocols import ProbeProtocol
 from featprobe.records import sha256_json
 from featprobe.registry import PROBES, PROTOCOLS
 from featprobe.stages.tables import Material, Table, is_dense
+from featprobe.stages.variants import need_fitting
 
 SEARCHED: Final = "searched"
 """The pooling of a result whose protocol searches several."""
@@ -69,19 +70,24 @@ def _need_probe(name: str) -> None:
 
 
 def asks(config: ProbeConfig, material: Material) -> list[Ask]:
-    """Every protocol on one data set; ProbeError where one does not fit its target, CacheError for a missing key."""
+    """Every protocol on one data set; ProbeError where one does not fit its target, CacheError for a missing key.
+
+    ConfigError where it can't be fitted with the class weights, thresholds or shots that are asked for.
+    """
     task = material.samples.task
     found = []
     for protocol in protocols_of(config):
         protocols.need_suitable(protocol.name, task, material.name)
         inputs = tuple(_inputs(config, protocol, material))
         head = find_recipe(protocol.head) if protocol.head else None
+        fits = _fits(config, protocol, task)
+        need_fitting(config, protocol, fits, task)
         own = tuple(_of_data(protocol, material, inputs))
         words = protocol.sentences() if protocol.name != "featprobe" else ()
         found.append(
             Ask(
                 protocol,
-                _fits(config, protocol, task),
+                fits,
                 inputs,
                 sha256_json([protocol.sha256, head.sha256 if head else ""]),
                 (*words, *own),

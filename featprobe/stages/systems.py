@@ -84,7 +84,7 @@ def _name(row: pd.Series, extra: list[str], *, tests: bool) -> str:
         if column not in {*_AMOUNT, "protocol"} and value != "":
             words.append(_WORDS.get(column, str)(value))
     if _AMOUNT & set(extra):
-        words.append(_amount(float(row["fraction"]), int(row["shots"])))
+        words.append(amount(float(row["fraction"]), int(row["shots"])))
     return " · ".join(words)
 
 
@@ -98,10 +98,10 @@ def _protocol(protocol: str, probe: str, extra: list[str], *, tests: bool) -> li
 _AMOUNT: Final = {"fraction", "shots"}
 
 
-def _amount(fraction: float, shots: int) -> str:
+def amount(fraction: float, shots: int) -> str:
     """How much was learnt from."""
     if shots:
-        return f"{shots} shots"
+        return f"{shots} shot{'s' if shots > 1 else ''}"
     return "all labels" if fraction == 1 else f"{100 * fraction:.3g}% of labels"
 
 

@@ -73,8 +73,10 @@ def test_amounts_seeds_sites_and_hospitals(quick_featprobe, hospitals):
     assert compared.returncode == 0, compared.stderr
     page = (hospitals / "report" / "report.html").read_text(encoding="utf-8")
     for words in (
-        "near, holdout 25 %, seed 1",
+        "near, holdout 25 %, seed 0",
+        "near, holdout 25 %: logistic, fractions of the labels",
         "50% of labels",
+        "near: logistic, shots",
         "5 shots",
         "near-&gt;far",
         "leave-one-site-out",

@@ -190,7 +190,7 @@ def test_only_systems_that_were_judged_on_the_same_rows_are_rivals():
         "d, seed 0",
         "d, seed 1",
         "d, holdout 20 %, seed 0",
-        "d, seed 0",
+        "d, 10% of labels, seed 0",
     ]
 
 

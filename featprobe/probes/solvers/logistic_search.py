@@ -17,6 +17,7 @@ from featprobe.probes.solvers.logistic_certificate import Certificate
 from featprobe.probes.solvers.logistic_curvature import Rows
 from featprobe.probes.solvers.logistic_engine import Task, polish, solve
 from featprobe.probes.solvers.logistic_losses import Sigmoids, Softmax
+from featprobe.probes.weighing import row_weights
 from featprobe.records import AnyArray, FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -58,6 +59,7 @@ class Search:
     grid: Sequence[float]
     scoring: str
     gap: float = SEARCHING
+    balanced: bool = False
     rows: Rows = field(init=False)
     parts: list[Part] = field(default_factory=list)
     walked: int = 0
@@ -73,23 +75,24 @@ class Search:
         """A regression on the rows `fit`; `labels` are known in all of them and of `held`."""
         columns, n = self.X.shape[1], len(self.X)
         scale = deviation(self.X[fit]) if self.kind == "standard" else np.ones(columns)
-        weights = np.zeros(n)
-        weights[fit] = 1.0
         truth = self.y[fit]
+        known = truth[:, labels] if len(labels) else truth
+        weights = np.zeros((n, *known.shape[1:]))
+        weights[fit] = row_weights(known) if self.balanced else 1.0
         if len(labels):
             usable = (truth[:, labels] == 0).any(axis=0) & (truth[:, labels] == 1).any(axis=0)
             classes = np.arange(2)
             # A label with one value has no optimum: it weighs nothing here and is not judged.
             loss: Softmax | Sigmoids = Sigmoids(
-                (self.y[:, labels] == 1).astype(float), weights[:, None] * usable, len(labels)
+                (self.y[:, labels] == 1).astype(float), weights * usable, len(labels)
             )
-            share = truth[:, labels].mean(axis=0)
-            intercept = logit(np.where(usable, share, 0.5))
+            share = np.where(usable & (not self.balanced), known.mean(axis=0), 0.5)
+            intercept = logit(share)
         else:
             classes, counts = np.unique(truth, return_counts=True)
             usable = np.array([len(classes) > 1])
             codes = np.clip(np.searchsorted(classes, self.y), 0, len(classes) - 1)
-            share = counts / counts.sum()
+            share = np.full(len(counts), 1 / len(counts)) if self.balanced else counts / counts.sum()
             if len(classes) == 2:
                 loss = Sigmoids((codes == 1).astype(float)[:, None], weights[:, None], 1)
                 intercept = logit(share[1:])
@@ -129,7 +132,7 @@ class Search:
         """Every `jobs`-th part in a process of its own: threads would wait for one another's small steps."""
         groups = [self.parts[start::jobs] for start in range(jobs)]
         asked = [[(part.fit, part.held, part.labels) for part in group] for group in groups]
-        what = (self.X, self.y, self.kind, self.grid, self.scoring, self.gap)
+        what = (self.X, self.y, self.kind, self.grid, self.scoring, self.gap, self.balanced)
         with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
             done = Parallel()(delayed(_walked)(what, some) for some in asked)
         for group, found in zip(groups, done, strict=True):

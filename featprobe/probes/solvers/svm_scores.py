@@ -50,8 +50,10 @@ class Scores:
             raise ProbeError(f"unknown calibration {method!r}", f"known: {', '.join(METHODS)}")
         self.method = method
 
-    def fit(self, values: FloatArray, labels: IntArray) -> Scores:
+    def fit(self, values: FloatArray, labels: IntArray, weights: FloatArray | None = None) -> Scores:
         """On `values` float [N, K], or [N, 1] for two classes, of rows that the machine had not seen; `labels` int [N].
+
+        `weights` [N]: what each row counts (default: one).
 
         Raises ProbeError where they do not fit together, are not finite, or a class has no row.
         """
@@ -74,7 +76,7 @@ class Scores:
         # Nothing is fitted before the calibration, so nothing is held out again.
         once = [(everything, everything)]
         self.calibrated_ = CalibratedClassifierCV(given, method=self.method, cv=once, ensemble=False)
-        self.calibrated_.fit(table, np.asarray(labels))
+        self.calibrated_.fit(table, np.asarray(labels), sample_weight=weights)
         return self
 
     def predict(self, values: FloatArray) -> FloatArray:
