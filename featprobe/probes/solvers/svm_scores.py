@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Final
 
 import numpy as np
@@ -76,7 +77,9 @@ class Scores:
         # Nothing is fitted before the calibration, so nothing is held out again.
         once = [(everything, everything)]
         self.calibrated_ = CalibratedClassifierCV(given, method=self.method, cv=once, ensemble=False)
-        self.calibrated_.fit(table, np.asarray(labels), sample_weight=weights)
+        with warnings.catch_warnings():  # decision values are given: in them there is nothing left to weigh
+            warnings.filterwarnings("ignore", message="Since FrozenEstimator does not appear to accept")
+            self.calibrated_.fit(table, np.asarray(labels), sample_weight=weights)
         return self
 
     def predict(self, values: FloatArray) -> FloatArray:
