@@ -91,7 +91,7 @@ class _Machine:
 
     def decide(self, X: FloatArray) -> FloatArray:
         """Decision values at its one C, [M, K] or [M, 1]."""
-        return self.path.path_decision_function(self.scaling(X))[0]
+        return np.asarray(self.path.path_decision_function(self.scaling(X))[0])
 
     def lines(self) -> tuple[FloatArray, FloatArray]:
         """`coef` and `intercept` for embeddings as they come; where rows are normalised, for scaled ones."""

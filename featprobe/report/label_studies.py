@@ -66,7 +66,8 @@ def label_part(study: LabelStudy, name: str, output: Any) -> LabelPart:
     pictures = output.picture(
         f"{name}-curves", functools.partial(draw, study), describe(study), caption(study), wide=True
     )
-    methods = tuple(dict.fromkeys(str(method) for method in study.savings["method"]))
+    told = [str(method) for method in study.savings["method"]]
+    methods = tuple(dict.fromkeys(method for method in told if not method.startswith("undefined")))
     return LabelPart(title_of_study(study), table, savings, pictures, study.estimand, methods)
 
 
@@ -78,6 +79,10 @@ def _amounts(study: LabelStudy) -> list[tuple[str, float]]:
     """(name, mean labels) of every amount, ascending."""
     means = study.points.groupby("amount", sort=False)["labels"].mean().sort_values()
     return [(str(name), float(count)) for name, count in means.items()]
+
+
+def _heading(name: str, count: float) -> str:
+    return f"{name.removesuffix(' of labels')} ({count:,.0f})"
 
 
 def _decimals(study: LabelStudy) -> int:
@@ -101,7 +106,7 @@ def curves_table(study: LabelStudy) -> Table:
                 Entry(number(row["value"], decimals), below, bool(row["best"]) and len(study.systems) > 1)
             )
         rows.append(tuple(entries))
-    header = ("System", *(f"{name} ({count:,.0f})" for name, count in amounts))
+    header = ("System", *(_heading(name, count) for name, count in amounts))
     note = (
         f"{MARK} can't be told apart from the best with that amount of labels; systems are only compared with the same "
         f"amount. In brackets: {study.unit}."
@@ -254,7 +259,7 @@ def console_labels(study: LabelStudy) -> str:
     cells = {(row["system"], row["amount"]): row for row in study.points.to_dict("records")}
     columns = [["system", *(one_line(system) for system in study.systems)]]
     for name, count in amounts:
-        column = [f"{name} ({count:,.0f})"]
+        column = [_heading(name, count)]
         for system in study.systems:
             row = cells.get((system, name))
             star = "*" if row is not None and row["best"] and len(study.systems) > 1 else ""

@@ -181,7 +181,7 @@ def saving(
     scale *= float(np.sqrt(spread.variance / both)) if both > 0 else 1.0
     bottom, top = (float(np.exp(gap + scale * (end - gap))) for end in ends)
     method = (
-        f"{words}, percentiles scaled by t({spread.freedom:.0f}) / z, {100 * confidence:g} %; estimand: "
+        f"{words}, percentiles scaled by t / z, {100 * confidence:g} %; estimand: "
         + ("mean over draws of labels" if seeds > 1 else "these fitted models")
         + " on new groups"
     )

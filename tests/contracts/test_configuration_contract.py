@@ -73,7 +73,7 @@ def test_a_number_below_its_least_is_refused_at_every_door(stage, config, name):
 @pytest.mark.parametrize(
     ("stage", "flags", "words"),
     [
-        ("probe", ("--shots", "1"), "--shots is 1; it must be at least 2"),
+        ("probe", ("--shots", "0"), "--shots is 0; it must be at least 1"),
         ("probe", ("--fraction", "0.1", "2"), "--fraction is 2.0; it must be at most 1"),
         ("finetune", ("--holdout", "0.95"), "--holdout is 0.95; it must be at most 0.9"),
     ],

@@ -75,7 +75,7 @@ def test_amounts_seeds_sites_and_hospitals(quick_featprobe, hospitals):
     for words in (
         "near, holdout 25 %, seed 0",
         "near, holdout 25 %: logistic, fractions of the labels",
-        "50% of labels",
+        "50% (",
         "near: logistic, shots",
         "5 shots",
         "near-&gt;far",

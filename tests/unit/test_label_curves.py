@@ -232,7 +232,7 @@ def study() -> LabelStudy:
 class TestReport:
     def test_table_has_amounts_as_columns(self, study):
         table = curves_table(study)
-        assert table.header == ("System", "10% of labels (6)", "30% of labels (18)", "all labels (60)")
+        assert table.header == ("System", "10% (6)", "30% (18)", "all labels (60)")
         assert [row[0].text for row in table.rows] == list(study.systems)
         assert all(entry.below.startswith("[0.") for row in table.rows for entry in row[1:])
         assert table.rows[0][1].marked

@@ -99,3 +99,36 @@ def test_labels_with_one_value_of_c_are_fitted_together():
     assert found == [([0, 2], (0.1,)), ([1], (1.0,))]
     ((labels, rule),) = _settled(Rule(refit=False), {"k": 20.0}, "abc", "multilabel")
     assert (labels, rule.grid, rule.refit) == (None, (20.0,), True)
+
+
+def unequal(rng, rows, task):
+    y = rng.choice(3, rows, p=[0.8, 0.12, 0.08])
+    X = rng.normal(size=(rows, 6)) + np.eye(3, 6)[y]
+    return X, np.stack([y == 0, y == 2], axis=1).astype(int) if task == "multilabel" else y
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("logistic", "classes"), ("logistic", "multilabel"), ("svm", "classes")]
+)
+def test_moved_decisions_find_rare_classes_in_rows_never_seen(name, task):
+    from featprobe.metrics import evaluate
+    from featprobe.registry import PROTOCOLS
+    from featprobe.stages.fitting import Work, fit
+
+    rng = np.random.default_rng(0)
+    X, y = unequal(rng, 200, task)
+    X_test, truth = unequal(rng, 2000, task)
+    place = np.arange(len(y)) % 4
+    parts = [(np.flatnonzero(place != k), np.flatnonzero(place == k)) for k in range(4)]
+    names = ("first", "last") if task == "multilabel" else ("first", "second", "last")
+    work = Work(
+        protocol=PROTOCOLS.get("featprobe"), fits=name, X={"gap": X}, y=y, X_test={"gap": X_test}, label_names=names,
+        task=task, selection=parts, calibration=parts, seed=0, shots=0, few=False, moving=parts,
+    )  # fmt: skip
+    found = fit(work)
+    assert found.thresholds is not None
+    assert found.chosen["threshold of last"] == found.thresholds[-1] < 0.5
+    metric = "macro_balanced_accuracy" if task == "multilabel" else "balanced_accuracy"
+    plain = evaluate(metric, truth, found.y_score, task=task)[0]
+    moved_score = decided(found.y_score, found.thresholds, task)
+    assert evaluate(metric, truth, moved_score, task=task)[0] > plain + 0.03
