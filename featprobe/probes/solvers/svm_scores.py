@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
 
 from featprobe.errors import ProbeError
 from featprobe.records import FloatArray, IntArray
@@ -21,9 +20,9 @@ class Decided(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, n_classes: int = 2) -> None:
         self.n_classes = n_classes
 
-    def fit(self, X: FloatArray, y: IntArray) -> Decided:
-        """Nothing to learn but the classes."""
-        del X, y
+    def fit(self, X: FloatArray, y: IntArray, sample_weight: FloatArray | None = None) -> Decided:
+        """Nothing to learn but the classes; weights are for the calibration alone."""
+        del X, y, sample_weight
         self.classes_ = np.arange(self.n_classes)
         return self
 
@@ -53,9 +52,7 @@ class Scores:
     def fit(self, values: FloatArray, labels: IntArray, weights: FloatArray | None = None) -> Scores:
         """On `values` float [N, K], or [N, 1] for two classes, of rows that the machine had not seen; `labels` int [N].
 
-        `weights` [N]: what each row counts (default: one).
-
-        Raises ProbeError where they do not fit together, are not finite, or a class has no row.
+        `weights` [N]: what each row counts (default: one). Raises ProbeError where they do not fit together, are not finite, or a class has no row.
         """
         table = _finite(values)
         classes = max(table.shape[1], 2)
@@ -71,11 +68,12 @@ class Scores:
                 f"classes {held.tolist()} of {classes} are there; each needs a group that is held out in turn",
                 "leave rare classes out with --min-groups N",
             )
-        given = FrozenEstimator(Decided(classes).fit(table, labels))
         everything = np.arange(len(table))
         # Nothing is fitted before the calibration, so nothing is held out again.
         once = [(everything, everything)]
-        self.calibrated_ = CalibratedClassifierCV(given, method=self.method, cv=once, ensemble=False)
+        self.calibrated_ = CalibratedClassifierCV(
+            Decided(classes), method=self.method, cv=once, ensemble=False
+        )
         self.calibrated_.fit(table, np.asarray(labels), sample_weight=weights)
         return self
 
