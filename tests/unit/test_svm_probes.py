@@ -199,3 +199,14 @@ def test_votes_of_pairs_are_counted_by_hand():
     np.testing.assert_allclose(
         svm_path.one_vs_rest(values, 3), [1 + totals / (3 * (np.abs(totals) + 1))], rtol=1e-15
     )
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic"])
+def test_a_row_that_counts_twice_is_two_rows(method):
+    X, labels = data(rows=60)
+    times = 1 + (np.arange(60) % 4 == 1) + 2 * (labels == 2)
+    weighed = Scores(method).fit(X[:, :3], labels, times.astype(float))
+    repeated = Scores(method).fit(np.repeat(X[:, :3], times, axis=0), np.repeat(labels, times))
+    plain = Scores(method).fit(X[:, :3], labels)
+    np.testing.assert_allclose(weighed.predict(X[:, :3]), repeated.predict(X[:, :3]), atol=1e-5)
+    assert np.abs(weighed.predict(X[:, :3]) - plain.predict(X[:, :3])).max() > 0.05

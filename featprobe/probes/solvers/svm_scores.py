@@ -21,7 +21,7 @@ class Decided(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_classes = n_classes
 
     def fit(self, X: FloatArray, y: IntArray, sample_weight: FloatArray | None = None) -> Decided:
-        """Nothing to learn but the classes."""
+        """Nothing to learn but the classes; weights are for the calibration alone."""
         del X, y, sample_weight
         self.classes_ = np.arange(self.n_classes)
         return self
@@ -52,9 +52,7 @@ class Scores:
     def fit(self, values: FloatArray, labels: IntArray, weights: FloatArray | None = None) -> Scores:
         """On `values` float [N, K], or [N, 1] for two classes, of rows that the machine had not seen; `labels` int [N].
 
-        `weights` [N]: what each row counts (default: one).
-
-        Raises ProbeError where they do not fit together, are not finite, or a class has no row.
+        `weights` [N]: what each row counts (default: one). Raises ProbeError where they do not fit together, are not finite, or a class has no row.
         """
         table = _finite(values)
         classes = max(table.shape[1], 2)
