@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from featprobe.metrics import evaluate
+from featprobe.significance import group_weights
 
 EXAMPLES = settings(max_examples=25, deadline=None)
 
@@ -411,3 +412,16 @@ def test_a_class_that_is_never_called_counts_as_zero_precision():
 def test_no_finding_anywhere_is_no_score(name):
     y, score = np.zeros((5, 2), dtype=int), np.full((5, 2), 0.7)
     assert np.isnan(evaluate(name, y, score, task="multilabel")).all()
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_resampled_auroc_is_scikit_learns_under_the_same_group_weights(classes):
+    rng = np.random.default_rng(1)
+    y, group = rng.integers(0, classes, 400), rng.integers(0, 150, 400)
+    score = np.round(rng.dirichlet(np.ones(classes), 400), 2) + 0.01  # two decimals make ties
+    score /= score.sum(axis=1, keepdims=True)
+    weights = group_weights(group, resamples=20, seed=0)
+    for value, weight in zip(evaluate("auroc", y, score, weights), weights, strict=True):
+        parts = [(y == c, score[:, c]) for c in range(classes)] if classes > 2 else [(y == 1, score[:, 1])]
+        wanted = np.mean([reference.roc_auc_score(*part, sample_weight=weight) for part in parts])
+        np.testing.assert_allclose(value, wanted, atol=1e-12)
