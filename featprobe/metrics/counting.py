@@ -25,6 +25,13 @@ def mean_of_defined(values: FloatArray) -> FloatArray:
     return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(float))
 
 
+def columns_of(weights: FloatArray, rows: IntArray) -> FloatArray:
+    """`weights[:, rows]` in the layout of `weights`."""
+    if weights.flags.f_contiguous:
+        return np.take(weights.T, rows, axis=0).T
+    return np.take(weights, rows, axis=1)
+
+
 def labels_mean(
     binary: Callable[[BoolArray, FloatArray, FloatArray], FloatArray],
     y_true: IntArray,
@@ -42,7 +49,7 @@ def labels_mean(
         if not len(known):
             columns.append(np.full(len(weights), np.nan))
             continue
-        weight = weights if len(known) == len(y_true) else np.take(weights, known, axis=1)
+        weight = weights if len(known) == len(y_true) else columns_of(weights, known)
         columns.append(binary(y_true[known, label] == 1, y_score[known, label], weight))
     return mean_of_defined(np.stack(columns, axis=1))
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from featprobe.metrics import describe
 from featprobe.metrics.auroc import binary_auroc
-from featprobe.metrics.counting import BoolArray
+from featprobe.metrics.counting import BoolArray, columns_of
+from featprobe.metrics.ranking import by_row
 from featprobe.records import FloatArray, IntArray
 from featprobe.registry import METRICS
 
@@ -23,9 +24,9 @@ def medmnist_auc(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> 
     """
     if y_true.ndim == 1 and y_score.shape[1] == 2:
         return binary_auroc(y_true == 1, y_score[:, 1], weights)
-    total = np.zeros(len(weights))
+    weights, total, every = by_row(weights), np.zeros(len(weights)), np.arange(len(y_true))
     for column in range(y_score.shape[1]):
-        known = np.flatnonzero(y_true[:, column] >= 0) if y_true.ndim == 2 else np.arange(len(y_true))
+        known = np.flatnonzero(y_true[:, column] >= 0) if y_true.ndim == 2 else every
         positive: BoolArray = y_true[known, column] == 1 if y_true.ndim == 2 else y_true == column
-        total += binary_auroc(positive, y_score[known, column], np.take(weights, known, axis=1))
+        total += binary_auroc(positive, y_score[known, column], columns_of(weights, known))
     return np.asarray(total / y_score.shape[1])

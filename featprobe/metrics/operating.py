@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from featprobe.metrics.counting import BoolArray, mean_of_parts, ratio
+from featprobe.metrics.ranking import by_row, from_top, ranked
 from featprobe.records import FloatArray, IntArray
 
 ROUNDING = 1e-9
@@ -22,45 +23,43 @@ def at_specificity(least: float, y_true: IntArray, y_score: FloatArray, weights:
     are called together. Class 1 of two; of more, and of labels, the mean of each against the rest (labels: on their
     known cells). A class or label counts in a resample in which both its sides have weight.
     """
-    return mean_of_parts(functools.partial(_held, least, _sensitivity), y_true, y_score, weights)
+    return mean_of_parts(functools.partial(_held, least, _sensitivity), y_true, y_score, by_row(weights))
 
 
 def at_sensitivity(least: float, y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """The largest specificity of a threshold whose sensitivity is at least `least`, [B]; else as `at_specificity`."""
-    return mean_of_parts(functools.partial(_held, least, _specificity), y_true, y_score, weights)
+    return mean_of_parts(functools.partial(_held, least, _specificity), y_true, y_score, by_row(weights))
 
 
 def _held(
     least: float,
-    read: Callable[[float, FloatArray, FloatArray], FloatArray],
+    read: Callable[[float, FloatArray, FloatArray, FloatArray], FloatArray],
     positive: BoolArray,
     score: FloatArray,
     weights: FloatArray,
 ) -> FloatArray:
-    """`read(least, found [B, T], called [B, T])` on the weight of positives and of negatives from each threshold on."""
-    order = np.argsort(-score, kind="stable")
-    ranked = score[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], [True]))
-    ordered = np.take(weights, order, axis=1)
-    found, called = (np.cumsum(ordered * side[order], axis=1) for side in (positive, ~positive))
-    if len(last) < len(score):
-        found, called = np.take(found, last, axis=1), np.take(called, last, axis=1)
-    return read(least, found, called)
+    """`read(least, found [U, B], called [U, B])` on the positives and negatives from each positive score on, falling.
+
+    Other thresholds need no look: lifted to the next positive score above, they find as many and call fewer.
+    """
+    won, lost = ranked(positive, score, weights)
+    found, called = from_top(won)[::-1], from_top(lost)[1:][::-1]
+    rest = lost.sum(axis=0)
+    if not len(found):
+        return np.full(weights.shape[0], np.nan)
+    return np.where(rest > 0, read(least, found, called, rest), np.nan)
 
 
-def _sensitivity(least: float, found: FloatArray, called: FloatArray) -> FloatArray:
-    positives, negatives = found[:, -1], called[:, -1]
-    allowed = (1 - least + ROUNDING) * negatives
-    # `called` only rises from threshold to threshold: the last one allowed calls the most.
-    number = (called <= allowed[:, None]).sum(axis=1)
-    best = np.take_along_axis(found, np.maximum(number - 1, 0)[:, None], axis=1)[:, 0]
-    value = ratio(np.where(number > 0, best, 0.0), positives)
-    return np.where(negatives > 0, value, np.nan)
+def _sensitivity(least: float, found: FloatArray, called: FloatArray, rest: FloatArray) -> FloatArray:
+    allowed = (1 - least + ROUNDING) * rest
+    # `called` only rises from threshold to threshold: the last one allowed finds the most.
+    number = (called <= allowed).sum(axis=0)
+    best = np.take_along_axis(found, np.maximum(number - 1, 0)[None], axis=0)[0]
+    return ratio(np.where(number > 0, best, 0.0), found[-1])
 
 
-def _specificity(least: float, found: FloatArray, called: FloatArray) -> FloatArray:
-    positives, negatives = found[:, -1], called[:, -1]
-    first = (found < ((least - ROUNDING) * positives)[:, None]).sum(axis=1)
-    spent = np.take_along_axis(called, first[:, None], axis=1)[:, 0]
-    value = 1 - ratio(spent, negatives)
-    return np.where(positives > 0, value, np.nan)
+def _specificity(least: float, found: FloatArray, called: FloatArray, rest: FloatArray) -> FloatArray:
+    positives = found[-1]
+    first = (found < (least - ROUNDING) * positives).sum(axis=0)
+    spent = np.take_along_axis(called, first[None], axis=0)[0]
+    return np.where(positives > 0, np.maximum(1 - ratio(spent, rest), 0.0), np.nan)
