@@ -8,14 +8,14 @@ from featprobe.significance.comparison import Comparison, PairDifference, Standi
 from featprobe.significance.intervals import estimates
 from featprobe.significance.label_curves import LabelCurves, Run, label_curves
 from featprobe.significance.savings import Curve, Saving, saving
-from featprobe.significance.subgroups import (
+from featprobe.significance.subgroup_rows import (
     SPREAD_COLUMNS,
     SUBGROUP_COLUMNS,
     Spread,
     Subgroup,
-    by_subgroup,
     frame_of,
 )
+from featprobe.significance.subgroups import by_subgroup
 
 __all__ = [
     "SPREAD_COLUMNS",

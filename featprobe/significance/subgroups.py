@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Final
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from featprobe.records import FloatArray, IntArray, Predictions
@@ -29,55 +28,12 @@ from featprobe.significance.bootstrap import (
 from featprobe.significance.comparison import _aligned
 from featprobe.significance.intervals import LOST, _interval
 from featprobe.significance.scales import ZERO
+from featprobe.significance.subgroup_rows import Spread, Subgroup
 
 NAN: Final = float("nan")
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Subgroup:
-    """One system's value in one subgroup, and its gap to the rest (value less that of all other known rows).
-
-    `remark`: why it is not `judged`, or what else a reader must know ("" for nothing).
-    """
-
-    dataset: str
-    level: str
-    metric: str
-    system: str
-    column: str
-    subgroup: str
-    n_rows: int
-    n_groups: int
-    value: float
-    ci_low: float
-    ci_high: float
-    ci_method: str
-    gap: float
-    gap_low: float
-    gap_high: float
-    judged: bool
-    remark: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Spread:
-    """The largest less the smallest value of the judged subgroups; NaN where fewer than two can be judged."""
-
-    dataset: str
-    level: str
-    metric: str
-    system: str
-    column: str
-    lowest: str
-    highest: str
-    gap: float
-    ci_low: float
-    ci_high: float
-    method: str
-
-
-SUBGROUP_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Subgroup))
-SPREAD_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Spread))
+RARE: Final = 5
+"""Groups of a class, over all folds, below which a subgroup is not judged by a metric that needs each class."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -122,8 +78,8 @@ def by_subgroup(
     standard error, t with the freedom of the smaller side. The spread's interval is simultaneous over all pairs of
     judged subgroups, because its two ends were chosen for being extreme: with t_max the `confidence` quantile of the
     largest studentised deviation over the pairs, it is [max (d - t_max s), max (d + t_max s)], cut at 0.
-    Subgroups with fewer than THIN groups, without an interval, or lacking a class that the metric needs are not
-    judged. Raises ResultsError and ConfigError as `compare`.
+    Subgroups with fewer than THIN groups, without an interval, or with fewer than RARE groups of a class that the
+    metric needs are not judged. Raises ResultsError and ConfigError as `compare`.
     """
     aligned = _aligned(systems)
     (member,) = suitable([metric], aligned[0][0].samples.task)
@@ -246,7 +202,9 @@ class _Judge:
     ) -> tuple[float, float, str]:
         if not np.isfinite(points).any():
             return NAN, NAN, f"undefined: {no_value(filled)}"
-        return _interval(filled, self.metric, points[np.isfinite(points)], draws[None], self.confidence)
+        known = points[np.isfinite(points)]
+        hindered = _hindered(filled, self.metric)
+        return _interval(filled, self.metric, known, draws[None], self.confidence, hindered=hindered)
 
     def _gap(self, k: int) -> tuple[float, float, float]:
         """(gap, low, high) of a subgroup to the rest."""
@@ -265,11 +223,20 @@ class _Judge:
         return gap, max(gap - half, -self.widest), min(gap + half, self.widest)
 
     def _freedom(self, rows_by_fold: Sequence[IntArray]) -> int:
-        return sum(
-            part.restricted(rows).design(self.metric).freedom
-            for part, rows in zip(self.parts, rows_by_fold, strict=True)
-            if len(rows)
-        )
+        """Groups less strata; for a metric that needs each class no more than the rarest of them gives.
+
+        Its recall, and not the whole, then decides how far the value may lie off (Welch's lower bound).
+        """
+        filled = [
+            part.restricted(rows) for part, rows in zip(self.parts, rows_by_fold, strict=True) if len(rows)
+        ]
+        if not filled:
+            return 0
+        whole = sum(part.design(self.metric).freedom for part in filled)
+        if not self.metric.needs_classes or filled[0].samples.task not in {"classes", "ordinal"}:
+            return whole
+        counts = _per_class(filled)
+        return min(whole, int(counts[counts > 0].min()) - 1)
 
     def _remark(self, k: int, groups: int, how: str, *, defined: bool) -> tuple[bool, str]:
         """(whether the subgroup can be judged, why not or what else must be said)."""
@@ -279,12 +246,26 @@ class _Judge:
         ranked = self.parts[0].whole.samples.task in {"classes", "ordinal"}
         if lacking and ranked and self.metric.needs_classes:
             return False, f"no rows of {', '.join(lacking)}: its value is over the other classes"
+        rare = self._rare(k) if ranked and self.metric.needs_classes else ""
+        if rare:
+            return False, rare
         if not defined:
             return False, how.removeprefix("undefined: ")
         counted = int(np.isfinite(self.inside[:, k, 0]).sum())
         words = [f"without both values of {len(lacking)} labels"] if lacking and not ranked else []
         words += [f"a value in {counted} of {len(self.parts)} folds"] if counted < len(self.parts) else []
         return True, "; ".join(words)
+
+    def _rare(self, k: int) -> str:
+        """The class with the fewest groups in the subgroup, where these are too few ("" where not)."""
+        counts = _per_class([part.restricted(part.rows[k]) for part in self.parts])
+        held = np.flatnonzero(counts)
+        least = held[counts[held].argmin()]
+        few = int(counts[least])
+        if few >= RARE:
+            return ""
+        name = self.parts[0].whole.parts[least]
+        return f"{name} has {few} group{'s' * (few != 1)}, too few to judge (under {RARE})"
 
     def _lacking(self, k: int) -> list[str]:
         """What the test rows hold but this subgroup does not: classes, or labels with one value only."""
@@ -331,15 +312,35 @@ class _Judge:
         if (error < ZERO).any() or freedom < 1:
             return NAN, NAN
         largest = np.abs(off / error[:, None]).max(axis=0)
-        # Few groups: as much wider as Student's t is than the normal distribution.
-        level = (1 + self.confidence) / 2
-        wider = float(stats.t.ppf(level, freedom) / stats.norm.ppf(level))
-        half = float(np.quantile(largest, self.confidence, method="higher")) * wider * error
+        # Few groups: Student's t as far out in its tail as this is in the normal one.
+        bound = float(np.quantile(largest, self.confidence, method="higher"))
+        half = float(stats.t.isf(stats.norm.sf(bound), freedom)) * error
         lows, highs = (
             np.concatenate([gaps, -gaps]) - np.tile(half, 2),
             np.concatenate([gaps, -gaps]) + np.tile(half, 2),
         )
         return float(max(0.0, lows.max())), float(min(self.widest, highs.max()))
+
+
+def _per_class(parts: Sequence[HeldOut]) -> IntArray:
+    """Groups over all folds that hold each class, [C]; a group in two folds, which only repeats make, counts twice."""
+    return np.asarray(np.sum([part.per_class for part in parts], axis=0))
+
+
+def _hindered(parts: Sequence[HeldOut], metric: Metric) -> str:
+    """Why the groups of a subgroup can't be resampled ("" where they can).
+
+    Unlike a whole test set, a subgroup may have one group of a class in a fold: it is drawn in a stratum with other
+    single ones. What counts is that all folds together have more.
+    """
+    if sum(part.n_units for part in parts) < 2:
+        return "1 group in the test rows"
+    single = np.flatnonzero(_per_class(parts) == 1)
+    if metric.needs_classes and len(single):
+        return f"{parts[0].parts[single[0]]} has 1 group in the test rows"
+    if sum(part.design(metric).freedom for part in parts) < 1:
+        return "too few groups in the test rows"
+    return ""
 
 
 def _over_folds(values: FloatArray) -> FloatArray:
@@ -348,8 +349,3 @@ def _over_folds(values: FloatArray) -> FloatArray:
     count = known.sum(axis=0)
     total = np.where(known, values, 0.0).sum(axis=0)
     return np.asarray(np.divide(total, count, out=np.full(total.shape, NAN), where=count > 0))
-
-
-def frame_of(rows: Sequence[Subgroup] | Sequence[Spread], columns: Sequence[str]) -> pd.DataFrame:
-    """One row per record, in these columns."""
-    return pd.DataFrame([[getattr(row, name) for name in columns] for row in rows], columns=list(columns))

@@ -144,6 +144,21 @@ def test_thin_classes_keep_their_place_within_their_subgroup():
     assert rows["s", "A"].judged
 
 
+def test_a_class_with_few_groups_in_all_folds_together_is_not_judged():
+    rng = np.random.default_rng(5)
+    for rare, judged in ((4, False), (5, True)):
+        y = np.concatenate([np.arange(60) < rare, rng.integers(0, 2, 60)]).astype(int)
+        score, place = binary(120, seed=1)[1], np.arange(120) % 5
+        # Every fold has one such group at most, which alone must not silence the subgroup.
+        folds = [made(y[place == f], score[place == f], fold=str(f), start=1000 * f) for f in range(5)]
+        codes = [np.repeat([0, 1], 60)[place == f] for f in range(5)]
+        rows, _ = table({"s": folds}, "balanced_accuracy", ("A", "B"), codes)
+        assert rows["s", "A"].judged == judged
+        wanted = "" if judged else "class 'well' has 4 groups, too few to judge (under 5)"
+        assert rows["s", "A"].remark == wanted
+        assert np.isfinite(rows["s", "A"].ci_low)
+
+
 @pytest.mark.parametrize("task", ["multilabel", "continuous", "ordinal"])
 def test_other_targets(task):
     rng = np.random.default_rng(1)
