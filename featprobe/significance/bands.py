@@ -109,7 +109,8 @@ def _as_they_are(
 
 
 def _quantiles(numbers: FloatArray, parts: int) -> FloatArray:
-    return np.unique(np.quantile(numbers, np.linspace(0, 1, parts + 1)))
+    """Edges that are values of rows, so that a name says the edge exactly."""
+    return np.unique(np.quantile(numbers, np.linspace(0, 1, parts + 1), method="higher"))
 
 
 def _in_bands(numbers: FloatArray, edges: FloatArray, *, closed: bool) -> tuple[list[str], IntArray]:

@@ -241,7 +241,7 @@ class _Judge:
     def _remark(self, k: int, groups: int, how: str, *, defined: bool) -> tuple[bool, str]:
         """(whether the subgroup can be judged, why not or what else must be said)."""
         if groups < THIN:
-            return False, f"{groups} group{'s' * (groups != 1)}, too few to judge (under {THIN})"
+            return False, f"{groups} group{'s' * (groups != 1)}, fewer than {THIN}"
         lacking = self._lacking(k)
         ranked = self.parts[0].whole.samples.task in {"classes", "ordinal"}
         if lacking and ranked and self.metric.needs_classes:
@@ -265,7 +265,7 @@ class _Judge:
         if few >= RARE:
             return ""
         name = self.parts[0].whole.parts[least]
-        return f"{name} has {few} group{'s' * (few != 1)}, too few to judge (under {RARE})"
+        return f"{name} has {few} group{'s' * (few != 1)}, fewer than {RARE}"
 
     def _lacking(self, k: int) -> list[str]:
         """What the test rows hold but this subgroup does not: classes, or labels with one value only."""

@@ -69,11 +69,10 @@ class Subgroups:
             self.rows += rows
             self.spreads += spreads
             said += [_sentence(spread, metric) for spread in spreads if spread.system == leader]
-            warned += [
-                f"By {row.column}: {row.subgroup} is not judged ({row.remark})."
-                for row in rows
-                if row.system == leader and not row.judged
-            ]
+            silent = [row for row in rows if row.system == leader and not row.judged]
+            if silent:
+                which = "; ".join(f"{row.subgroup} ({row.remark})" for row in silent)
+                warned.append(f"By {division.column}, too small to judge: {which}.")
             if (code < 0).any():
                 warned.append(
                     f"By {division.column}: {int((code < 0).sum())} test rows have no value and are in no subgroup."

@@ -58,7 +58,7 @@ def test_subgroups_and_further_metrics_from_manifest_to_page(quick_featprobe, wa
     done = quick_featprobe("compare", "results", "--metric", "log_loss", *by)
     assert done.returncode == 0, done.stderr
     assert "site, resnet18 (random) · frozen logistic: Log loss differs by" in done.stdout
-    assert "By site: C is not judged (1 group, too few to judge (under 10))" in done.stdout
+    assert "By site, too small to judge: C (1 group, fewer than 10)." in done.stdout
     tables = tmp_path / "results" / "tables"
     site = pd.read_csv(tables / "wards-by-site.csv").set_index("subgroup")
     assert site.index.tolist() == ["A", "B", "C"]

@@ -124,7 +124,7 @@ def test_what_is_too_small_or_lacks_a_class_is_shown_but_not_judged():
     y[60:94] = 0
     rows, spreads = table({"s": [made(y, score)]}, "balanced_accuracy", ("A", "B", "C"), [code])
     assert not rows["s", "C"].judged
-    assert rows["s", "C"].remark == "6 groups, too few to judge (under 10)"
+    assert rows["s", "C"].remark == "6 groups, fewer than 10"
     assert not rows["s", "B"].judged
     assert rows["s", "B"].remark == "no rows of class 'well': its value is over the other classes"
     assert np.isfinite(rows["s", "B"].value)
@@ -154,7 +154,7 @@ def test_a_class_with_few_groups_in_all_folds_together_is_not_judged():
         codes = [np.repeat([0, 1], 60)[place == f] for f in range(5)]
         rows, _ = table({"s": folds}, "balanced_accuracy", ("A", "B"), codes)
         assert rows["s", "A"].judged == judged
-        wanted = "" if judged else "class 'well' has 4 groups, too few to judge (under 5)"
+        wanted = "" if judged else "class 'well' has 4 groups, fewer than 5"
         assert rows["s", "A"].remark == wanted
         assert np.isfinite(rows["s", "A"].ci_low)
 
