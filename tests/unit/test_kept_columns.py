@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from featprobe import cases
-from featprobe.config import ProbeConfig
+from featprobe.config import ProbeConfig, RetrieveConfig
 from featprobe.errors import ConfigError
 from featprobe.metrics import default_metrics, metrics_for
 from featprobe.records import Predictions, RunKey, Samples
 from featprobe.results import to_predictions
 from featprobe.results.tables import drop, from_parquet, merge, model_ids, prediction_frame, to_parquet_bytes
 from featprobe.stages.evaluation import metrics_of, question
+from featprobe.stages.retrieve import retrieve
 
 KEY = RunKey("d", "b", "w", "frozen", "gap", "p", "logistic", "f")
 
@@ -94,3 +95,7 @@ class TestMetricsAskedFor:
         plain = question("d", samples(), ProbeConfig(folds=2)).unit("f")
         assert question("d", samples(), ProbeConfig(folds=2, metrics=("mcc",))).unit("f") != plain
         assert question("d", samples(), ProbeConfig(folds=2, metrics=("auroc",))).unit("f") == plain
+
+    def test_retrieve_has_none(self):
+        with pytest.raises(ConfigError, match="retrieve has no metrics to choose"):
+            retrieve(RetrieveConfig(metrics=("mcc",)))
