@@ -19,7 +19,7 @@ class Cases:
     """The cases of N images. `samples`: one row per case, M; `of_image`: int64 [N], the case of each image.
 
     A case's `id`, `case` and `path` are the case's name, its modality the names of all that it has ("A+B"); cases
-    stand in the order of their first image.
+    stand in the order of their first image. Of a further column it has what all its images agree on.
     """
 
     samples: Samples
@@ -60,9 +60,17 @@ def cases_of(samples: Samples, *, sides: bool = True) -> Cases:
         pixel_sha256=blank,
         phash=blank,
         twin=blank,
-        columns={},
+        columns={name: _agreed(column, head, of_case) for name, column in samples.columns.items()},
     )
     return Cases(merged, of_case)
+
+
+def _agreed(column: TextArray, head: IntArray, of_case: IntArray) -> TextArray:
+    """The value of each case on which all its images agree, "" where they differ, [M]."""
+    value = column[head]
+    differs = np.zeros(len(head), dtype=bool)
+    differs[of_case[column != value[of_case]]] = True
+    return np.where(differs, "", value).astype(np.str_)
 
 
 def _modalities(samples: Samples, of_case: IntArray, count: int) -> TextArray:

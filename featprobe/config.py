@@ -197,6 +197,7 @@ class EvaluationOptions(Bounded):
     )
     drop_leaks: bool = option(False, "remove the training copy of what leaks; the report says so")
     min_groups: int | None = option(None, "drop, and report, classes with fewer groups", metavar="N", least=1)
+    metrics: tuple[str, ...] = option((), "metrics beside the usual ones, or all", metavar="NAME")
     resamples: int = option(2000, "bootstrap resamples of groups per interval", metavar="N", least=50)
     seed: int = option(0, "seed of splits, heads and resamples", metavar="N", least=0)
     repeats: int = option(
@@ -372,6 +373,11 @@ class CompareConfig(Bounded):
         None,
         "the metric that the comparison is about (default: balanced_accuracy, for classes)",
         metavar="NAME",
+    )
+    by: tuple[str, ...] = option(
+        (),
+        "compare subgroups: site, modality, a kept column; age=0,40,80 or age=q4 in bands",
+        metavar="COLUMN",
     )
     title: str = option("Which backbone?", "title of the report", metavar="TEXT")
     map: str = option("pca", "embedding map", choices=("pca", "umap", "none"))

@@ -141,14 +141,14 @@ def metrics_for(task: str) -> list[str]:
     return [name for name, metric in METRICS.items() if task in metric.tasks]
 
 
-def need_suitable(name: str, task: str) -> None:
-    """ConfigError where the metric `name` is unknown or does not judge a target of kind `task`."""
+def need_suitable(name: str, task: str, *, flag: str = "--metric") -> None:
+    """ConfigError where the metric `name` is unknown or does not judge a target of kind `task`; `flag` asked for it."""
     metric: Metric = METRICS.get(name)
     if task not in metric.tasks:
         raise ConfigError(
             f"the metric {name!r} does not judge a target of kind {task!r}",
             f"it judges {' and '.join(metric.tasks)}; for {task} there are: {', '.join(metrics_for(task))}",
-            f"type --metric {main_metric(task)}",
+            f"type {flag} {main_metric(task)}",
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from featprobe.metrics import describe
-from featprobe.metrics.counting import BoolArray, one_versus_rest, ratio
+from featprobe.metrics.counting import BoolArray, one_versus_rest, ratio, share
+from featprobe.metrics.ranking import by_row, from_top, ranked
 from featprobe.records import FloatArray, IntArray
 from featprobe.registry import METRICS
 
@@ -14,7 +15,7 @@ from featprobe.registry import METRICS
 @describe("average_precision", label="Average precision")
 def average_precision(y_true: IntArray, y_score: FloatArray, weights: FloatArray) -> FloatArray:
     """Average precision of class 1; with more classes the mean of one-versus-rest values, [B]."""
-    return one_versus_rest(binary_average_precision, y_true, y_score, weights)
+    return one_versus_rest(binary_average_precision, y_true, y_score, by_row(weights))
 
 
 def binary_average_precision(positive: BoolArray, score: FloatArray, weights: FloatArray) -> FloatArray:
@@ -22,18 +23,9 @@ def binary_average_precision(positive: BoolArray, score: FloatArray, weights: Fl
 
     NaN where the positives or the negatives have no weight (scikit-learn: 0 and 1).
     """
-    order = np.argsort(-score, kind="stable")
-    ranked = -score[order]
-    # Rows of equal score share one threshold: each reads the counts at the last row of its run.
-    ends = np.searchsorted(ranked, ranked, side="right") - 1
-    hits = np.flatnonzero(positive[order])
-    everything = np.cumsum(np.take(weights, order, axis=1), axis=1)
-    won = np.take(weights, order[hits], axis=1)
-    found = np.zeros((len(weights), len(hits) + 1))
-    np.cumsum(won, axis=1, out=found[:, 1:])
-    last_hit = np.searchsorted(hits, ends[hits], side="right")
-    precision = ratio(np.take(found, last_hit, axis=1), np.take(everything, ends[hits], axis=1))
-    total = found[:, -1]
-    area = ratio(np.where(won > 0, won * precision, 0.0).sum(axis=1), total)
-    rest = weights @ (~positive).astype(float)
-    return np.where(rest > 0, area, np.nan)
+    won, lost = ranked(positive, score, weights)
+    # Thresholds between two positives change no precision that counts.
+    found, called = from_top(won), from_top(lost)[1:]
+    area = np.einsum("ub,ub->b", won, share(found, found + called))
+    total, rest = won.sum(axis=0), lost.sum(axis=0)
+    return np.where(rest > 0, np.minimum(ratio(area, total), 1.0), np.nan)

@@ -25,6 +25,13 @@ def mean_of_defined(values: FloatArray) -> FloatArray:
     return ratio(np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1).astype(float))
 
 
+def columns_of(weights: FloatArray, rows: IntArray) -> FloatArray:
+    """`weights[:, rows]` in the layout of `weights`."""
+    if weights.flags.f_contiguous:
+        return np.take(weights.T, rows, axis=0).T
+    return np.take(weights, rows, axis=1)
+
+
 def labels_mean(
     binary: Callable[[BoolArray, FloatArray, FloatArray], FloatArray],
     y_true: IntArray,
@@ -39,7 +46,10 @@ def labels_mean(
     columns = []
     for label in range(y_true.shape[1]):
         known = np.flatnonzero(y_true[:, label] >= 0)
-        weight = weights if len(known) == len(y_true) else np.take(weights, known, axis=1)
+        if not len(known):
+            columns.append(np.full(len(weights), np.nan))
+            continue
+        weight = weights if len(known) == len(y_true) else columns_of(weights, known)
         columns.append(binary(y_true[known, label] == 1, y_score[known, label], weight))
     return mean_of_defined(np.stack(columns, axis=1))
 
@@ -54,6 +64,40 @@ def class_counts(
     table = weights @ np.hstack([true & predicted, true, predicted]).astype(float)
     hits, rows, calls = np.split(table, 3, axis=1)
     return hits, rows, calls
+
+
+def decision_counts(
+    y_true: IntArray, y_score: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Weight of (hits, true, called) per class (`y_true` [N]) or label (`y_true` [N, L]), each [B, K].
+
+    A class is called where its score is the largest (the first of equals), a label where its score is above 0.5.
+    Cells of labels that are not known (-1) count neither way.
+    """
+    if y_true.ndim == 1:
+        return class_counts(y_true, y_score, weights)
+    true, said = y_true == 1, (y_score > 0.5) & (y_true >= 0)
+    table = weights @ np.hstack([true & said, true, said]).astype(float)
+    hits, rows, calls = np.split(table, 3, axis=1)
+    return hits, rows, calls
+
+
+def share(part: FloatArray, whole: FloatArray) -> FloatArray:
+    """Element-wise quotient; 0 where the denominator is 0, as scikit-learn's `zero_division=0`."""
+    result = np.zeros(np.broadcast(part, whole).shape)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
+
+
+def mean_of_parts(
+    binary: Callable[[BoolArray, FloatArray, FloatArray], FloatArray],
+    y_true: IntArray,
+    y_score: FloatArray,
+    weights: FloatArray,
+) -> FloatArray:
+    """`one_versus_rest` for classes (`y_true` [N]), `labels_mean` for labels (`y_true` [N, L]), [B]."""
+    over = labels_mean if y_true.ndim == 2 else one_versus_rest
+    return over(binary, y_true, y_score, weights)
 
 
 def one_versus_rest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from featprobe.metrics import describe
 from featprobe.metrics.average_precision import binary_average_precision
 from featprobe.metrics.counting import labels_mean
+from featprobe.metrics.ranking import by_row
 from featprobe.records import FloatArray, IntArray
 from featprobe.registry import METRICS
 
@@ -16,4 +17,4 @@ def macro_average_precision(y_true: IntArray, y_score: FloatArray, weights: Floa
 
     A label counts in a resample in which both its values have weight.
     """
-    return labels_mean(binary_average_precision, y_true, y_score, weights)
+    return labels_mean(binary_average_precision, y_true, y_score, by_row(weights))

@@ -81,8 +81,9 @@ class ReportContent:
     `schemes`: dataset -> how train and test were parted, in words. `leaks`: pairs of images that leak, in the order in which they are shown.
     `findings`: sentences in words, by data set and level as titled: "NAME", or "NAME, by case". `notes`: what to bear in mind. `warnings`: reasons to distrust numbers, each with its data set's name before it.
     `canaries`: what stands beside a system's own value: dataset, level, metric, system, control (such as "Random
-    weights", "Chance"), value, ci_low, ci_high, in the order of systems and controls. `provenance`: command,
-    versions, seeds, hashes, as label -> text.
+    weights", "Chance"), value, ci_low, ci_high, in the order of systems and controls. `subgroups`: one row per data
+    set, level, system, column and subgroup (`significance.SUBGROUP_COLUMNS`), `spreads`: the largest gap of each
+    (`significance.SPREAD_COLUMNS`). `provenance`: command, versions, seeds, hashes, as label -> text.
     """
 
     title: str
@@ -102,3 +103,5 @@ class ReportContent:
     warnings: tuple[str, ...] = ()
     canaries: pd.DataFrame | None = None
     label_studies: tuple[LabelStudy, ...] = ()
+    subgroups: pd.DataFrame | None = None
+    spreads: pd.DataFrame | None = None

@@ -19,6 +19,7 @@ from featprobe.report.files import write_all
 from featprobe.report.label_studies import label_part, title_of_study
 from featprobe.report.leaks import galleries
 from featprobe.report.panels import Panel, panels
+from featprobe.report.subgroups import subgroup_sections
 from featprobe.report.targets import target_fact
 from featprobe.report.templating import template
 from featprobe.report.wording import (
@@ -88,7 +89,13 @@ def write_report(content: ReportContent, out: Path) -> Path:
     """
     output = Output()
     shown = panels(content)
-    parts = [_part(panel, output) for panel in shown]
+    parts = [
+        {
+            **_part(panel, output),
+            "subgroups": subgroup_sections(content, panel, output.table, output.files),
+        }
+        for panel in shown
+    ]
     taken = {panel.slug.lower() for panel in shown}
     labels = [
         label_part(study, slug(title_of_study(study), taken), output) for study in content.label_studies

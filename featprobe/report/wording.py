@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from featprobe.report.metric_words import FURTHER
+
 MARK, MINUS, DASH = "●", "\N{MINUS SIGN}", "\N{EN DASH}"
 LEVEL: Final = 0.05
 """An adjusted p-value below this is called a difference."""
@@ -65,6 +67,7 @@ METRICS: Final = {
         "Spearman's rho",
         "correlation of the ranks of true and predicted values; blind to any monotone scale",
     ),
+    **FURTHER,
 }
 """Known name -> (label, definition), in the order of tables; labels are those of the metrics themselves."""
 
@@ -72,7 +75,9 @@ MEASURED: Final = frozenset({"mae"})
 """Metrics in the unit of the target: their digits follow the size of the values."""
 
 _ALIASES: Final = {"f1": "macro_f1", "f1_macro": "macro_f1", "roc_auc": "auroc", "brier_score": "brier"}
-_LOWER: Final = frozenset({"brier", "macro_brier", "log_loss", "ece", "mae", "ordinal_mae", "mse", "rmse"})
+_ERRORS: Final = {"ece", "mce", "sce", "ace", "macro_ece", "macro_ace", "log_loss"}
+_LOWER: Final = frozenset({*_ERRORS, "brier", "macro_brier", "mae", "ordinal_mae", "mse", "rmse"})
+_NAMES: Final = ("Brier", "Spearman", "Cohen", "Lin", "MedMNIST")
 _TEX: Final = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -114,7 +119,7 @@ def metric_label(name: str) -> str:
 def in_sentence(name: str) -> str:
     """A metric's label in the middle of a sentence: abbreviations and names keep their capitals."""
     label = metric_label(name)
-    keeps = label.split()[0].isupper() or label.startswith(("Brier", "Spearman"))
+    keeps = label.split()[0].isupper() or label.startswith(_NAMES)
     return label if keeps else label[0].lower() + label[1:]
 
 

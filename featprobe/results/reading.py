@@ -12,7 +12,7 @@ import pandas as pd
 from featprobe.errors import ResultsError, nearest
 from featprobe.records import KEY_COLUMNS, Predictions, RunKey, Samples
 from featprobe.results.store import ESTIMATES, ResultsFolder
-from featprobe.results.tables import SCORE, THRESHOLDS, drop, merge, model_ids
+from featprobe.results.tables import COLUMN, SCORE, SITE, THRESHOLDS, drop, merge, model_ids
 
 
 def load_many(
@@ -34,8 +34,8 @@ def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
 
     Classes are the `y_score_<class>` columns that a model filled, in the order of `frame.attrs["classes"]`
     (else of the columns). What y_true is, where it is no class, stands in `frame.attrs["targets"]` under the
-    row's labels_sha256. A y_true of "" is a missing label. What the table does not hold (paths, hashes, site)
-    is "".
+    row's labels_sha256. A y_true of "" is a missing label. What the table does not hold (paths, hashes; site and
+    kept columns of a data set that has none) is "".
     """
     declared = frame.attrs.get("groups_declared", {})
     targets = frame.attrs.get("targets", {})
@@ -62,6 +62,12 @@ def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
             case=rows["case"],
             split=rows["split"],
             modality=rows["modality"],
+            site=rows[SITE].fillna("") if SITE in rows else None,
+            columns={
+                str(name).removeprefix(COLUMN): rows[name].fillna("")
+                for name in rows.columns
+                if str(name).startswith(COLUMN) and rows[name].notna().any()
+            },
             task=task,
         ).replace(groups_declared=declared.get(key.dataset, True))
         y_score = rows[[SCORE + name for name in names]].to_numpy(dtype=np.float64)

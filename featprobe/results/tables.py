@@ -26,6 +26,11 @@ _LATER: Final = (("inputs", "fusion"), ("variant",))
 THRESHOLDS: Final = "thresholds"
 """Column of predictions: where decisions are moved, one number per class or label ("0.3|0.7"); "" where they are not."""
 
+COLUMN: Final = "column_"
+"""Prefix of the manifest's columns that were kept (--keep-column); like SITE they stand there where one says something."""
+
+SITE: Final = "site"
+
 _FLOATS: Final = ("fraction", "value", "ci_low", "ci_high")
 _INTEGERS: Final = ("shots", "seed", "n_train", "n_test", "n_groups")
 _TEXTS: Final = tuple(name for name in (*ESTIMATE_COLUMNS, THRESHOLDS) if name not in (*_FLOATS, *_INTEGERS))
@@ -83,6 +88,8 @@ def _rows_of(item: Predictions) -> pd.DataFrame:
     labels = samples.labels_sha256()
     moved = "" if item.thresholds is None else "|".join(map(repr, item.thresholds.tolist()))
     columns |= {"labels_sha256": labels, "n_train": item.n_train, THRESHOLDS: moved}
+    kept = {SITE: samples.site} | {COLUMN + name: column for name, column in sorted(samples.columns.items())}
+    columns |= {name: column for name, column in kept.items() if (column != "").any()}
     frame = _typed(pd.DataFrame(columns))
     frame.attrs = {"classes": {item.key.dataset: list(names)}}
     frame.attrs["groups_declared"] = {item.key.dataset: samples.groups_declared}
@@ -128,9 +135,9 @@ def relabelled(frame: pd.DataFrame, models: set[str], weights: str) -> pd.DataFr
 
 
 def drop(frame: pd.DataFrame, models: set[str]) -> pd.DataFrame:
-    """The rows of other models; score columns that only the dropped ones filled leave with them."""
+    """The rows of other models; score and kept columns that only the dropped ones filled leave with them."""
     kept = frame[~model_ids(frame).isin(models)]
-    empty = [c for c in kept.columns if str(c).startswith(SCORE) and kept[c].isna().all()]
+    empty = [c for c in kept.columns if str(c).startswith((SCORE, COLUMN, SITE)) and kept[c].isna().all()]
     kept = kept.drop(columns=empty)
     kept.attrs = dict(frame.attrs)
     if "classes" in kept.attrs:

@@ -124,16 +124,25 @@ def _estimate(
 
 
 def _interval(
-    parts: Sequence[HeldOut], metric: Metric, values: FloatArray, draws: FloatArray, confidence: float
+    parts: Sequence[HeldOut],
+    metric: Metric,
+    values: FloatArray,
+    draws: FloatArray,
+    confidence: float,
+    *,
+    hindered: str | None = None,
 ) -> Interval:
-    """(low, high, method) of the mean over folds: `values` [F], `draws` [F, B]."""
+    """(low, high, method) of the mean over folds: `values` [F], `draws` [F, B].
+
+    `hindered`: why groups can't be resampled ("" where they can), where the caller knows better than fold by fold.
+    """
     value, resamples = float(values.mean()), draws.shape[1]
     how, population = words(parts, metric, resamples=resamples, confidence=confidence)
     models = "these fitted models" if len(parts) > 1 else "this fitted model"
     estimand = f"estimand: {models} on {population}"
     if not np.isfinite(value):
         return _undefined(no_value(parts))
-    if reason := unresampleable(parts, metric):
+    if reason := unresampleable(parts, metric) if hindered is None else hindered:
         return _undefined(reason)
     mean = draws.mean(axis=0)
     mean = mean[np.isfinite(mean)]

@@ -16,7 +16,7 @@ from featprobe import report, significance
 from featprobe.cache import Cache
 from featprobe.config import CompareConfig
 from featprobe.errors import ConfigError, ResultsError
-from featprobe.metrics import default_metrics, main_metric
+from featprobe.metrics import higher_is_better, main_metric, metrics_for
 from featprobe.records import (
     KEY_COLUMNS,
     Predictions,
@@ -31,10 +31,12 @@ from featprobe.stages.canaries import shuffled_apart
 from featprobe.stages.evaluation import describe_run, title
 from featprobe.stages.families import by_family, in_full
 from featprobe.stages.findings import findings
+from featprobe.stages.further import completed
 from featprobe.stages.label_studies import label_studies, sentences
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
+from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED, add_systems
 
@@ -90,6 +92,7 @@ def _content(
     predictions: pd.DataFrame,
     runs: Sequence[Mapping[str, Any]],
 ) -> ReportContent:
+    subgroups = Subgroups.asked(config, predictions)
     caches = _caches(config, runs)
     maps = tuple(embedding_maps(config, caches, estimates)) if config.map != "none" else ()
     leaks = tuple(leak_pairs(caches, estimates))
@@ -104,6 +107,7 @@ def _content(
     full = in_full(estimates, predictions)
     notes = tuple(_notes(runs, full[0]))
     every, predictions = add_systems(*by_family(*full, estimates))
+    every = completed(every, predictions, config)
     estimates, _ = shuffled_apart(every)
     predictions, _ = shuffled_apart(predictions)
     if estimates.empty:
@@ -132,6 +136,10 @@ def _content(
         own = estimates[(estimates["dataset"] == family) & (estimates["level"] == level)]
         panel = report.title_of(family, str(level))
         said[panel] = tuple(findings(metric, own, pairs, best))
+        ranked = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable")
+        told, doubts = subgroups.add(systems, metric, str(ranked.system.iloc[0]), config)
+        said[panel] += tuple(told)
+        warned += [f"{panel}: {words}" for words in doubts]
         judged = every[(every["dataset"] == family) & (every["level"] == level)]
         met = _classes_met(next(iter(systems.values())))
         warned += [f"{panel}: {words}" for words in canaries.warnings(judged, pairs, metric, met)]
@@ -139,6 +147,7 @@ def _content(
         compared.append(pairs)
         standings.append(best[best.in_best_set])
     said |= {report.title_of_study(study): tuple(sentences(study)) for study in studies}
+    by_subgroup, spreads = subgroups.frames()
     return ReportContent(
         title=config.title,
         metric=config.metric or main_metric("classes"),
@@ -156,6 +165,8 @@ def _content(
         canaries=pd.concat(watched, ignore_index=True),
         label_studies=tuple(studies),
         notes=notes,
+        subgroups=by_subgroup,
+        spreads=spreads,
         provenance=_provenance(config, estimates, runs),
     )
 
@@ -181,7 +192,7 @@ def _metric(config: CompareConfig, task: str, family: str) -> str:
     if task not in METRICS.get(config.metric).tasks:
         raise ConfigError(
             f"--metric {config.metric} does not fit {family!r}, whose target is {task}",
-            f"fitting are: {', '.join(default_metrics(task))}",
+            f"fitting are: {', '.join(metrics_for(task))}",
             f"type --metric {main_metric(task)}, or leave it out",
         )
     return config.metric

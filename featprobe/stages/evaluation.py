@@ -9,7 +9,7 @@ from typing import Any
 from featprobe import __version__, significance, splitting
 from featprobe.config import EvaluationOptions
 from featprobe.errors import LeakError, SplitError
-from featprobe.metrics import default_metrics
+from featprobe.metrics import default_metrics, metrics_for, need_suitable
 from featprobe.records import Estimate, Predictions, Recipe, RunKey, Samples, sha256_json
 from featprobe.results import ResultsFolder
 from featprobe.stages.machine import versions
@@ -44,12 +44,19 @@ class Question:
                 "groups": self.samples.group.tolist(),
                 "cases": self.samples.case.tolist(),
                 "modality": self.samples.modality.tolist(),
+                **self._kept(),
                 "folds": sha256_json(folds),
                 "settings": dict(self.settings),
                 "configuration": configuration,
                 "version": __version__,
             }
         )
+
+    def _kept(self) -> dict[str, Any]:
+        """What else of the rows is stored with predictions: the site and kept columns, where there are any."""
+        columns = {"site": self.samples.site, **{f"column_{n}": c for n, c in self.samples.columns.items()}}
+        kept = {name: column.tolist() for name, column in sorted(columns.items()) if (column != "").any()}
+        return {"kept": kept} if kept else {}
 
 
 def question(name: str, samples: Samples, config: EvaluationOptions) -> Question:
@@ -63,6 +70,7 @@ def question(name: str, samples: Samples, config: EvaluationOptions) -> Question
             f"--label none was given, or its label column is empty ({len(samples)} images)",
             "type featprobe extract (or finetune) with labels: embeddings are kept, only the labels are added",
         )
+    metrics_of(config, samples.task)
     try:
         return _gated(name, samples, config)
     except (LeakError, SplitError) as error:
@@ -95,7 +103,7 @@ def _gated(name: str, samples: Samples, config: EvaluationOptions) -> Question:
         "resamples": config.resamples,
         "seed": config.seed,
         "task": samples.task,
-        "metrics": list(default_metrics(samples.task)),
+        "metrics": list(metrics_of(config, samples.task)),
         "scheme": plan.scheme,
         "leaks": [*config.allow_leaks, "dropped" if config.drop_leaks else ""],
     }
@@ -126,9 +134,20 @@ def seeds(config: EvaluationOptions) -> range:
     return range(config.seed, config.seed + config.repeats)
 
 
+def metrics_of(config: EvaluationOptions, task: str) -> tuple[str, ...]:
+    """What is computed of each model: the usual metrics of the target's kind and those that were asked for.
+
+    "all" is every metric that judges it. ConfigError for one that is unknown or does not judge it.
+    """
+    asked = metrics_for(task) if "all" in config.metrics else config.metrics
+    for name in asked:
+        need_suitable(name, task, flag="--metrics")
+    return tuple(dict.fromkeys([*default_metrics(task), *asked]))
+
+
 def judged(predictions: Sequence[Predictions], config: EvaluationOptions) -> list[Estimate]:
     """Every metric of one model with its interval: per fold and, where there are several, their average."""
-    metrics = default_metrics(predictions[0].samples.task)
+    metrics = metrics_of(config, predictions[0].samples.task)
     return significance.estimates(predictions, metrics, resamples=config.resamples, seed=config.seed)
 
 

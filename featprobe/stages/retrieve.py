@@ -41,6 +41,12 @@ def retrieve(config: RetrieveConfig) -> Summary:
     ProbeError for a target without classes, ConfigError for flags that don't go together, MissingExtraError for
     --index without FAISS, OutputError.
     """
+    if config.metrics:
+        raise ConfigError(
+            "retrieve has no metrics to choose",
+            "its measures are those of its protocol",
+            "leave --metrics out, or type featprobe probe with it",
+        )
     rule = retrieval.protocol(config.protocol, config.top)
     distances = tuple(dict.fromkeys(config.distance)) or rule.distances
     cache = Cache(config.cache)

@@ -21,7 +21,7 @@ from featprobe.config import ExtractConfig
 from featprobe.datasets import open_dataset
 from featprobe.metrics import evaluate
 from featprobe.stages.extract import extract
-from tests.benchmarks import near_copies, svm_path
+from tests.benchmarks import metric_costs, near_copies, svm_path
 
 ROUNDS = 3
 
@@ -103,3 +103,4 @@ if __name__ == "__main__":
         benchmark()
     near_copies.hundred_thousand_hashes(ratio)
     svm_path.main(1000, 128, 5, 3)
+    metric_costs.print_costs()
