@@ -15,7 +15,7 @@ from featprobe import health, shortcuts
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
 from featprobe.records import AnyArray, Predictions, RunKey
-from featprobe.results import ResultsFolder
+from featprobe.results import Batch, ResultsFolder
 from featprobe.stages.evaluation import (
     Question,
     announce,
@@ -160,7 +160,7 @@ def _hash(
 
 
 def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Sequence[Unit]) -> None:
-    """Every (unit, fold) in parallel with one BLAS thread each; a unit is stored as soon as its folds are done."""
+    """Every (unit, fold) in parallel with one BLAS thread each; a unit is stored soon after its folds are done."""
     # Tables are large: all that is asked of one is done before the next is read.
     order = {id(unit.table): number for number, unit in enumerate(reversed(units))}
     units = sorted(units, key=lambda unit: -order[id(unit.table)])
@@ -179,7 +179,10 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
         if about not in said:
             said[about] = _remarks(unit, embeddings)
 
-    with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
+    with (
+        Batch(folder) as batch,
+        joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1),
+    ):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
             joblib.delayed(fit)(work_of(unit, number, embeddings)) for unit, number in tasks
         )
@@ -190,7 +193,7 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
             done.setdefault(unit.hash, []).append(outcome)
             if len(done[unit.hash]) == len(unit.view.folds):
                 remarks = said[unit.subject.name, *map(id, unit.tables)]
-                _store(config, folder, unit, done.pop(unit.hash), remarks)
+                _store(config, batch, unit, done.pop(unit.hash), remarks)
 
 
 def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
@@ -218,7 +221,7 @@ def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
 
 def _store(
     config: ProbeConfig,
-    folder: ResultsFolder,
+    batch: Batch,
     unit: Unit,
     outcomes: Sequence[Outcome],
     remarks: Remarks,
@@ -245,7 +248,7 @@ def _store(
     for note in notes:
         print(f"{title(unit.key.to_dict())}: {note}")
     about = [*unit.subject.notes, *unit.view.notes, *unit.about]
-    folder.add(
+    batch.add(
         unit.hash,
         predictions,
         judged(predictions, dataclasses.replace(config, seed=unit.key.seed)),
