@@ -60,4 +60,4 @@ def shares(values: FloatArray, bins: IntArray, weights: FloatArray) -> FloatArra
     holds = (bins[:, None] == np.arange(int(bins.max(initial=-1)) + 1)).astype(np.float64)
     weight = weights @ holds
     total = weights @ (holds * values[:, None])
-    return np.divide(total, weight, out=np.full(weight.shape, np.nan), where=weight > 0)
+    return np.asarray(np.divide(total, weight, out=np.full(weight.shape, np.nan), where=weight > 0))

@@ -89,4 +89,4 @@ def _even(W: FloatArray, loss: FloatArray, starts: IntArray) -> FloatArray:
     size = np.diff([*starts, len(loss)])
     weight, gone = np.add.reduceat(W, starts, axis=1), np.add.reduceat(W * loss, starts, axis=1)
     mean = np.divide(gone, weight, out=np.zeros_like(gone), where=weight > 0)
-    return W * np.repeat(mean, size, axis=1)
+    return np.asarray(W * np.repeat(mean, size, axis=1))

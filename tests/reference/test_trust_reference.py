@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.spatial.distance import cdist
 from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
+from sklearn.covariance import LedoitWolf
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from featprobe import trust
 from featprobe.probes.solvers.svm_scores import Decided
+from featprobe.trust import outliers
 from featprobe.trust.conformal import SCORES, sets, threshold
 from featprobe.trust.reliability import bins_of, shares
 from featprobe.trust.selective import areas, curve
@@ -202,3 +205,71 @@ def test_the_threshold_of_one_row_per_group_is_the_textbook_rank():
     # Groups of 2 rows and of 1: each has the mass 1/3, the rest is infinity's.
     assert threshold(np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), 0.33) == 2
     assert threshold(np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), 0.5) == 3
+
+
+def clouds(seed=8):
+    """(rows of three classes, their classes, rows to be asked about)."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(3), 40)
+    shape = rng.normal(0, 1, (5, 5))
+    X = rng.normal(0, 1, (120, 5)) @ shape + 3 * rng.normal(0, 1, (3, 5))[y]
+    return X, y, rng.normal(0, 3, (30, 5))
+
+
+def test_distances_are_scipys_mahalanobis():
+    X, y, asked = clouds()
+    means = np.stack([X[y == k].mean(axis=0) for k in range(3)])
+    within = np.linalg.inv((X - means[y]).T @ (X - means[y]) / 120)
+    wanted = cdist(asked, means, "mahalanobis", VI=within).min(axis=1) ** 2
+    plain = outliers.Shrinkage(0, 0)
+    np.testing.assert_allclose(outliers.mahalanobis(X, y, asked, shrinkage=plain), wanted, rtol=1e-9)
+    whole = np.linalg.inv(np.cov(X.T, bias=True))
+    background = cdist(asked, X.mean(axis=0)[None], "mahalanobis", VI=whole)[:, 0] ** 2
+    np.testing.assert_allclose(
+        outliers.relative_mahalanobis(X, y, asked, shrinkage=plain), wanted - background, rtol=1e-8, atol=1e-8
+    )
+
+
+def test_the_shrunk_covariance_is_scikit_learns():
+    X, y, asked = clouds()
+    means = np.stack([X[y == k].mean(axis=0) for k in range(3)])
+    model = LedoitWolf(assume_centered=True).fit(X - means[y])
+    wanted = cdist(asked, means, "mahalanobis", VI=model.precision_).min(axis=1) ** 2
+    np.testing.assert_allclose(outliers.mahalanobis(X, y, asked), wanted, rtol=1e-8)
+
+
+def test_neighbours_energy_and_doubt_are_those_written_down():
+    X, _, asked = clouds()
+    near = np.sort(
+        cdist(
+            asked / np.linalg.norm(asked, axis=1, keepdims=True), X / np.linalg.norm(X, axis=1, keepdims=True)
+        )
+    )
+    np.testing.assert_allclose(outliers.neighbour_distance(X, asked, 4), near[:, 3], atol=1e-7)
+    np.testing.assert_allclose(outliers.neighbour_distance(X, asked, 500), near[:, -1], atol=1e-7)
+    np.testing.assert_allclose(outliers.energy(asked), -np.log(np.exp(asked).sum(axis=1)))
+    np.testing.assert_allclose(outliers.doubt(softmax(asked, axis=1)), -softmax(asked, axis=1).max(axis=1))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_accepted_strangers_are_scikit_learns_false_positives(ties):
+    rng = np.random.default_rng(9)
+    known, strange = rng.normal(0, 1, 90), rng.normal(1, 1, 70)
+    if ties:
+        known, strange = known.round(), strange.round()
+    false, true, _ = roc_curve(
+        np.repeat([1, 0], [90, 70]), -np.concatenate([known, strange]), drop_intermediate=False
+    )
+    found = outliers.accepted_strangers(known, strange, np.ones((1, 90)), np.ones((1, 70)))
+    assert found[0] == pytest.approx(false[true >= 0.95].min())
+    times, others = rng.integers(0, 3, 90), rng.integers(0, 3, 70)
+    weighted = outliers.accepted_strangers(
+        known, strange, times[None].astype(float), others[None].astype(float)
+    )
+    again = outliers.accepted_strangers(
+        np.repeat(known, times),
+        np.repeat(strange, others),
+        np.ones((1, times.sum())),
+        np.ones((1, others.sum())),
+    )
+    assert weighted[0] == pytest.approx(again[0])
