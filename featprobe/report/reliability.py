@@ -67,7 +67,7 @@ def trust_part(content: ReportContent, panel: Panel, output: Output) -> dict[str
         functools.partial(risk_coverage, trust, shown),
         f"Risk-coverage curves on {panel.title}, one per system, with bands. The areas under them stand in the table.",
         "Error among the rows that are answered, where only the given share of rows, those that the system is surest of, "
-        f"is. Bands: 95 %, point by point{few}; none where no resample errs.{more}",
+        f"is. Bands: 95 %, point by point{few}.{more}",
     )
     tables = [output.table(f"{name}-areas", areas_table(panel, trust))]
     sets = [output.table(f"{name}-sets", sets_table(panel, trust))] if len(trust.sets) else []

@@ -153,9 +153,24 @@ def _selective(
         for m, measure in enumerate(selective.MEASURES)
     ]
     risk, spread = np.mean(lines, axis=0), np.mean(draws, axis=0)
-    spans = [resampled_span(float(risk[g]), spread[:, g], freedom) for g in range(len(COVERAGES))]
+    spans = [
+        resampled_span(float(risk[g]), spread[:, g], freedom)
+        if risk[g]
+        else share_span(0.0, spread[:, g], _answered(own, confidence, share))
+        for g, share in enumerate(COVERAGES)
+    ]
     low, high = np.array(spans).T
     return SelectiveCurve(name, COVERAGES, risk, low, high), table
+
+
+def _answered(own: Rows, confidence: FloatArray, coverage: float) -> int:
+    """Groups with a row among the surest: the smallest number of any fold, times the folds."""
+    counts = []
+    for number in range(int(own.fold.max()) + 1):
+        rows = np.flatnonzero(own.fold == number)
+        surest = rows[np.argsort(-confidence[rows], kind="stable")[: max(1, int(coverage * len(rows)))]]
+        counts.append(len(np.unique(own.unit[surest])))
+    return len(counts) * min(counts)
 
 
 def _sets(name: str, own: Rows, classes: Sequence[str], seed: int) -> Iterator[tuple[Any, ...]]:

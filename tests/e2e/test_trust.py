@@ -55,7 +55,7 @@ def cached(prepared, tmp_path):
 
 
 def probed(command, *flags):
-    done = command("probe", "--resamples", "50", "--folds", "3", "--probe", "logistic", "--jobs", "1", *flags)
+    done = command("probe", "--resamples", "50", "--folds", "2", "--probe", "logistic", "--jobs", "1", *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -109,10 +109,6 @@ def test_labels_are_recalibrated_one_by_one(quick_featprobe, cached):
     probed(quick_featprobe, "--data", "marks", "--calibrate", "temperature")
     (unit,) = ResultsFolder(cached / "results").run()["units"].values()
     assert {"temperature of left", "temperature of right"} <= set(unit["chosen"]["0"])
-    assert quick_featprobe("compare", "results", "--resamples", "60", "--map", "none").returncode == 0
-    page = (cached / "results" / "report.html").read_text(encoding="utf-8")
-    assert "the probability of every label" in page
-    assert "Prediction sets" not in page
 
 
 def test_strange_images_are_told_apart(quick_featprobe, cached):
@@ -140,7 +136,8 @@ def test_strange_images_are_told_apart(quick_featprobe, cached):
     assert len(pd.read_csv(cached / "results" / "ood.csv")) == len(table)
     with (cached / "results" / "ood.csv").open("a", encoding="utf-8") as file:
         file.write("\n")
-    assert "ood: 5 computed" in quick_featprobe(*flags).stdout
+    assert "ood: 1 computed" in quick_featprobe(*flags, "--detector", "knn").stdout
+    assert len(pd.read_csv(cached / "results" / "ood.csv")) == 8
     assert list((cached / "results").glob("ood.csv.*.old"))
     assert json.loads((cached / "results" / "ood.json").read_text())["run"]["stage"] == "ood"
 

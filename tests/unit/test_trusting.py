@@ -7,11 +7,20 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 
+from featprobe.config import ProbeConfig
+from featprobe.errors import OutputError, ProbeError
+from featprobe.options import fields_of
+from featprobe.probes.logistic import LogisticModel
 from featprobe.records import ESTIMATE_COLUMNS, Predictions, ReportContent, RunKey, Samples
 from featprobe.report import write_report
+from featprobe.results.single import SingleTable
+from featprobe.stages.ood import logits_of
 from featprobe.stages.spans import group_means, mean_span, resampled_span, share_span
 from featprobe.stages.trusting import LEVELS, trust_panel
+from featprobe.trust import METHODS
+from featprobe.trust.outliers import mahalanobis
 from featprobe.trust.reliability import asked, bins_of
 from featprobe.trust.selective import losses
 
@@ -63,6 +72,8 @@ def test_folds_are_averaged_for_areas_and_pooled_for_reliability():
     (line,) = found.selective
     errors = np.mean([np.mean(one.y_score.argmax(axis=1) != one.y_true) for one in own])
     assert line.risk[-1] == pytest.approx(errors)  # all rows are answered
+    assert (line.low <= line.risk).all()  # also where nothing is wrong yet: by the exact bound
+    assert (line.risk < line.high).all()
 
 
 def test_sets_are_told_with_what_they_promise_and_hold():
@@ -175,3 +186,41 @@ def test_the_page_shows_it_and_the_tables_hold_it(tmp_path):
     assert "Can the scores be believed?" not in write_report(
         dataclasses.replace(content, trust=()), tmp_path / "other"
     ).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_logits_are_those_of_the_probabilities(classes):
+    rng = np.random.default_rng(0)
+    rows = 1 if classes == 2 else classes
+    model = LogisticModel(rng.normal(0, 1, (rows, 5)), rng.normal(0, 1, rows))
+    X = rng.normal(0, 1, (20, 5))
+    np.testing.assert_allclose(softmax(logits_of(model, X), axis=1), model.predict(X))
+
+
+def test_a_single_table_keeps_what_it_vouches_for(tmp_path):
+    table = SingleTable(tmp_path / "deep", "found", ("name", "value"), ("name",))
+    assert table.rows() == []
+    table.add(
+        [{"name": "b", "value": 0.1 + 0.2, "unit": "1"}, {"name": "a", "value": float("nan"), "unit": "1"}],
+        {},
+    )
+    table.add([{"name": "b", "value": 1, "unit": "2"}], {"run": {"x": 1}})
+    assert table.rows() == [
+        {"name": "a", "value": "", "unit": "1"},
+        {"name": "b", "value": "1", "unit": "2"},
+    ]
+    table.record.write_text("{", encoding="utf-8")
+    assert table.rows() == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="can't write"):
+        SingleTable(tmp_path / "file", "found", ("name",), ("name",)).add([{"name": "a", "unit": "1"}], {})
+
+
+def test_the_calibrations_of_the_command_are_those_of_the_room():
+    assert fields_of(ProbeConfig)["calibrate"][1].metadata["choices"] == ("none", *METHODS)
+
+
+def test_embeddings_that_do_not_vary_have_no_distance():
+    X = np.ones((6, 3))
+    with pytest.raises(ProbeError, match="no inverse"):
+        mahalanobis(X, np.array([0, 0, 0, 1, 1, 1]), X)
