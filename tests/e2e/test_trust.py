@@ -12,6 +12,7 @@ from PIL import Image
 
 from featprobe.cli import main
 from featprobe.results import ResultsFolder
+from featprobe.stages.model_files import read_model
 from tests.conftest import draw_image
 
 QUICK = ("--backbone", "resnet18", "--weights", "random", "--image-size", "32")
@@ -60,6 +61,18 @@ def probed(command, *flags):
     return done.stdout
 
 
+def written_as_onnx(command, model):
+    """The model as ONNX gives its own scores; steps have no such form."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    assert command("models", "export", "--model", model, "--onnx", "probe.onnx").returncode == 0
+    fitted = read_model(model).fitted
+    X = np.random.default_rng(0).normal(0, 1, (5, fitted.n_features)).astype(np.float32)
+    session = onnxruntime.InferenceSession("probe.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: X})[-1:]
+    np.testing.assert_allclose(found, fitted.predict(X), atol=1e-6)
+
+
 def test_scores_are_recalibrated_kept_apart_and_reported(quick_featprobe, cached):
     probed(quick_featprobe, "--data", "scans")
     printed = probed(quick_featprobe, "--data", "scans", "--calibrate", "temperature", "--models")
@@ -91,6 +104,7 @@ def test_scores_are_recalibrated_kept_apart_and_reported(quick_featprobe, cached
     assert done.returncode == 0, done.stderr
     said = pd.read_csv(cached / "predictions.csv").filter(like="benign").to_numpy(dtype=float)
     assert ((said > 0) & (said < 1)).all()
+    written_as_onnx(quick_featprobe, model)
 
     assert quick_featprobe("compare", "results", "--resamples", "60", "--map", "none").returncode == 0
     page = (cached / "results" / "report.html").read_text(encoding="utf-8")

@@ -16,10 +16,12 @@ from featprobe.probes.logistic import LogisticModel
 from featprobe.records import ESTIMATE_COLUMNS, Predictions, ReportContent, RunKey, Samples
 from featprobe.report import write_report
 from featprobe.results.single import SingleTable
+from featprobe.stages.model_files import ModelError
+from featprobe.stages.onnx_graphs import Graph, converted
 from featprobe.stages.ood import logits_of
 from featprobe.stages.spans import group_means, mean_span, resampled_span, share_span
 from featprobe.stages.trusting import LEVELS, trust_panel
-from featprobe.trust import METHODS
+from featprobe.trust import METHODS, Isotonic, Recalibrated
 from featprobe.trust.outliers import mahalanobis
 from featprobe.trust.reliability import asked, bins_of
 from featprobe.trust.selective import losses
@@ -224,3 +226,11 @@ def test_embeddings_that_do_not_vary_have_no_distance():
     X = np.ones((6, 3))
     with pytest.raises(ProbeError, match="no inverse"):
         mahalanobis(X, np.array([0, 0, 0, 1, 1, 1]), X)
+
+
+def test_steps_have_no_form_in_onnx():
+    steps = Isotonic((np.array([0.0, 1.0]),), (np.array([0.0, 1.0]),), several=False)
+    model = Recalibrated(LogisticModel(np.ones((1, 2)), np.zeros(1)), steps)
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    with pytest.raises(ModelError, match="Isotonic can't be written as ONNX"):
+        converted(model, Graph(), "x")
