@@ -40,6 +40,12 @@ def need_calibratable(config: ProbeConfig, wanted: Sequence[ProbeProtocol]) -> N
             "it trains by its own published rule, which fits nothing out of fold",
             "leave --calibrate out, or type --protocol featprobe",
         )
+    if "moved" in config.thresholds:
+        raise ConfigError(
+            f"--calibrate {config.calibrate} can't be used with --thresholds moved",
+            "thresholds are moved on scores as the probe gives them",
+            "leave one of them out",
+        )
     if config.fuse:
         raise ConfigError(
             f"--calibrate {config.calibrate} can't be used with --fuse {config.fuse[0]}",

@@ -172,6 +172,7 @@ def test_strange_images_are_told_apart(quick_featprobe, cached):
         (("ood", "--inside", "marks", "--outside", "flat", "--detector", "energy"), "whose target is multilabel"),
         (("ood", "--inside", "scans", "--outside", "flat", "--detector", "knm"), "did you mean knn"),
         (("probe", "--calibrate", "platt"), "known: none, temperature, isotonic"),
+        (("probe", "--calibrate", "isotonic", "--thresholds", "moved"), "can't be used with --thresholds moved"),
         (("probe", "--calibrate", "isotonic", "--fuse", "stack"), "can't be used with --fuse stack"),
         (("probe", "--calibrate", "isotonic", "--protocol", "huang2024"), "can't be used with --protocol huang2024"),
         (
