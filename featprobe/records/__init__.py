@@ -10,6 +10,7 @@ from featprobe.records.outcome import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, P
 from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
 from featprobe.records.reporting import EmbeddingMap, LabelStudy, LeakPair, ReportContent
 from featprobe.records.samples import Quarantine, Samples, images_sha256
+from featprobe.records.trusting import ReliabilityCurve, SelectiveCurve, TrustPanel
 from featprobe.records.values import (
     DENSE_POOLINGS,
     FITS,
@@ -51,10 +52,13 @@ __all__ = [
     "Preprocessing",
     "Quarantine",
     "Recipe",
+    "ReliabilityCurve",
     "ReportContent",
     "RunKey",
     "Samples",
+    "SelectiveCurve",
     "TextArray",
+    "TrustPanel",
     "canonical_json",
     "images_sha256",
     "sha256_json",

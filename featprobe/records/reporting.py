@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from featprobe.records.trusting import TrustPanel
 from featprobe.records.values import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class ReportContent:
     `canaries`: what stands beside a system's own value: dataset, level, metric, system, control (such as "Random
     weights", "Chance"), value, ci_low, ci_high, in the order of systems and controls. `subgroups`: one row per data
     set, level, system, column and subgroup (`significance.SUBGROUP_COLUMNS`), `spreads`: the largest gap of each
-    (`significance.SPREAD_COLUMNS`). `provenance`: command, versions, seeds, hashes, as label -> text.
+    (`significance.SPREAD_COLUMNS`). `trust`: at most one for each
+    data set and level. `provenance`: command, versions, seeds, hashes, as label -> text.
     """
 
     title: str
@@ -105,3 +107,4 @@ class ReportContent:
     label_studies: tuple[LabelStudy, ...] = ()
     subgroups: pd.DataFrame | None = None
     spreads: pd.DataFrame | None = None
+    trust: tuple[TrustPanel, ...] = ()

@@ -19,6 +19,7 @@ from featprobe.report.files import write_all
 from featprobe.report.label_studies import label_part, title_of_study
 from featprobe.report.leaks import galleries
 from featprobe.report.panels import Panel, panels
+from featprobe.report.reliability import trust_part
 from featprobe.report.subgroups import subgroup_sections
 from featprobe.report.targets import target_fact
 from featprobe.report.templating import template
@@ -93,6 +94,7 @@ def write_report(content: ReportContent, out: Path) -> Path:
         {
             **_part(panel, output),
             "subgroups": subgroup_sections(content, panel, output.table, output.files),
+            "trust": trust_part(content, panel, output),
         }
         for panel in shown
     ]

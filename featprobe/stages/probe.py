@@ -16,6 +16,7 @@ from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
 from featprobe.records import AnyArray, Predictions, RunKey
 from featprobe.results import Batch, ResultsFolder
+from featprobe.stages.calibrating import need_calibratable, varied
 from featprobe.stages.evaluation import (
     Question,
     announce,
@@ -57,7 +58,7 @@ def probe(config: ProbeConfig) -> Summary:
     Returns the number of models computed and reused. Raises CacheError where the cache holds nothing that
     fits or an extraction is unfinished, LeakError at the gate, SplitError, ProbeError, OutputError.
     """
-    protocols_of(config)
+    need_calibratable(config, protocols_of(config))
     need_possible(config)
     cache = Cache(config.cache)
     chosen = materials(cache, config)
@@ -114,7 +115,8 @@ def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> It
                     if config.canaries and not number and seed == config.seed and _is_trained(tables[0]):
                         # One probe with all labels: what finds something in shuffled labels has seen the answers.
                         keys.append(dataclasses.replace(plain, mode=SHUFFLED))
-                    for key in keys:
+                    for one in keys:
+                        key = varied(one, config, view.samples.task)
                         digest = _hash(config, subject, view, ask, tables, key)
                         yield Unit(subject, view, ask.protocol, tables, rows, key, digest, ask.notes)
         yield from fused_units(config, material, wanted, subject, found, rows, seed)
