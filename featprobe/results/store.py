@@ -58,7 +58,7 @@ class Addition:
     unit: str
     estimates: pd.DataFrame
     predictions: pd.DataFrame
-    models: frozenset[str]
+    models: set[str]
     info: dict[str, Any]
 
     @classmethod
@@ -71,7 +71,7 @@ class Addition:
     ) -> Addition:
         """See `ResultsFolder.add`; ResultsError for scores that are not finite."""
         rows, table = prediction_frame(predictions), estimate_frame(estimates)
-        return cls(unit, table, rows, frozenset({*model_ids(rows), *model_ids(table)}), _plain(info))
+        return cls(unit, table, rows, {*model_ids(rows), *model_ids(table)}, _plain(info))
 
 
 class ResultsFolder:
