@@ -36,9 +36,13 @@ from featprobe.stages.label_studies import label_studies, sentences
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
+from featprobe.stages.paper import study as whole_study
+from featprobe.stages.pictures import thumbnails
 from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED, add_systems
+
+PSEUDONYMIZED = "it was pseudonymized, so none of its images is shown"
 
 
 def compare(config: CompareConfig) -> Summary:
@@ -59,8 +63,11 @@ def compare(config: CompareConfig) -> Summary:
         return Summary(0, 1, (page,))
     content = _content(config, estimates, predictions, runs)
     page = report.write_report(content, out)
+    assert content.study is not None
     folder.record_run(
-        report={"identity": identity, "sha256": _sha256_file(page)}, compare=describe_run(config, "compare")
+        study=content.study.document,
+        report={"identity": identity, "sha256": _sha256_file(page)},
+        compare=describe_run(config, "compare"),
     )
     print(report.console_table(content))
     for study in content.label_studies:
@@ -106,7 +113,10 @@ def _content(
     )
     full = in_full(estimates, predictions)
     notes = tuple(_notes(runs, full[0]))
+    loaded = estimates
     every, predictions = add_systems(*by_family(*full, estimates))
+    families = dict(zip(every["dataset"], full[0]["dataset"], strict=True))
+    pictures, hidden = thumbnails(caches, loaded, families) if config.images else ({}, [])
     every = completed(every, predictions, config)
     estimates, _ = shuffled_apart(every)
     predictions, _ = shuffled_apart(predictions)
@@ -148,6 +158,8 @@ def _content(
         standings.append(best[best.in_best_set])
     said |= {report.title_of_study(study): tuple(sentences(study)) for study in studies}
     by_subgroup, spreads = subgroups.frames()
+    schemes = _schemes(runs, estimates)
+    by_data = {families[family]: scheme for family, scheme in schemes.items()}
     return ReportContent(
         title=config.title,
         metric=config.metric or main_metric("classes"),
@@ -157,17 +169,19 @@ def _content(
         best=pd.concat(standings, ignore_index=True),
         classes=classes,
         tasks=tasks,
-        schemes=_schemes(runs, estimates),
+        schemes=schemes,
         maps=maps,
         leaks=leaks,
         findings=said,
         warnings=(*ailments(runs), *warned),
         canaries=pd.concat(watched, ignore_index=True),
         label_studies=tuple(studies),
-        notes=notes,
+        notes=(*notes, *(f"{name}: {PSEUDONYMIZED}" for name in hidden)),
         subgroups=by_subgroup,
         spreads=spreads,
         provenance=_provenance(config, estimates, runs),
+        study=whole_study(config, caches, loaded, runs, by_data),
+        pictures=pictures,
     )
 
 
