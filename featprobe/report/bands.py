@@ -93,7 +93,9 @@ def _true_positive_rates(true: FloatArray, false: FloatArray) -> FloatArray:
 
 def _precisions(true: FloatArray, false: FloatArray) -> FloatArray:
     """See `_true_positive_rates`."""
-    return np.asarray(curves.at_recall(true / true[-1], true / np.maximum(true + false, 1e-12), GRID))
+    drawn = true + false > 0  # scores above those of all drawn rows are no thresholds of the resample
+    true, false = true[drawn], false[drawn]
+    return np.asarray(curves.at_recall(true / true[-1], true / (true + false), GRID))
 
 
 def _mean(parts: Sequence[FloatArray]) -> FloatArray:

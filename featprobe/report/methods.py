@@ -41,7 +41,7 @@ def without_citations(paragraph: str) -> str:
 
 def to_file(paragraphs: Sequence[str]) -> bytes:
     """methods.md."""
-    head = "<!-- Written by featprobe from what was run; [@key] are keys of references.bib, as pandoc reads them. -->"
+    head = "<!-- Written by featprobe from what was run; words in brackets behind an at-sign are keys of references.bib, as pandoc reads them. -->"
     return ("\n\n".join([head, "## Methods", *paragraphs]) + "\n").encode()
 
 

@@ -159,6 +159,7 @@ def _part(panel: Panel, who: Mapping[str, Who], content: ReportContent, output: 
     """What the template shows of one panel."""
     name = panel.slug
     output.files[f"tables/{name}-metrics.csv"] = tables.metrics_csv(panel)
+    metrics = output.table(f"{name}-metrics", tables.metrics_table(panel))
     pairs, canaries = _pair_tables(panel, output), canaries_table(panel)
     thumbnails = examples.shows(panel, content.pictures)
     if len(panel.predictions) and panel.classes and panel.ranked:
@@ -167,7 +168,7 @@ def _part(panel: Panel, who: Mapping[str, Who], content: ReportContent, output: 
         "panel": panel,
         "who": who,
         "facts": list(_facts(panel)),
-        "table": output.table(f"{name}-metrics", tables.metrics_table(panel)),
+        "table": metrics,
         "pairs": pairs,
         "canaries": output.table(f"{name}-canaries", canaries) if canaries else None,
         "pictures": list(pictures(panel, output, thumbnails)),

@@ -26,7 +26,8 @@ def write(content: ReportContent, shown: Sequence[Panel], output: Output) -> Pac
 
     The tables' document is written whether or not the study is known, and left out without python-docx.
     """
-    tables = word.document(output.tables)
+    overview_first = sorted(output.tables.items(), key=lambda item: item[0] != "overview")
+    tables = word.document(dict(overview_first))
     if tables is not None:
         output.files["tables/tables.docx"] = tables
     study = content.study
