@@ -95,7 +95,7 @@ def hardest(panel: Panel, pictures: Thumbnails) -> list[Shown]:
         table.groupby("picture").agg(true=("true", "first"), p=("p", "mean")).sort_values("p", kind="stable")
     )
     return [
-        Shown(pictures.grey[row], (panel.classes[true], f"p {p:.2f}"))
+        Shown(pictures.grey[row], (panel.classes[true], _percent(p)))
         for row, true, p in means.head(SHOWN).itertuples()
     ]
 
@@ -111,11 +111,15 @@ def confident_errors(panel: Panel, pictures: Thumbnails) -> list[Shown]:
             (
                 panel.classes[one.true[row]],
                 f"called {panel.classes[one.said[row]]}",
-                f"p {one.of_said[row]:.2f}",
+                _percent(one.of_said[row]),
             ),
         )
         for row in order
     ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def best_set(panel: Panel) -> list[str]:

@@ -99,14 +99,14 @@ def _sheets(panel: Panel, output: Output, thumbnails: Thumbnails) -> Iterator[Pi
         f"{panel.slug}-hardest",
         functools.partial(contact_sheet, hard),
         f"The hardest test images of {panel.title}: {examples.listed(hard)}",
-        f"The hardest test images: true class, and the probability p that it got, on average over {who}. {small}",
+        f"The hardest test images: true class, and the probability that it got, on average over {who}. {small}",
         wide=True,
     )
     yield from output.picture(
         f"{panel.slug}-confident-errors",
         functools.partial(contact_sheet, sure),
         f"The most confident errors of {panel.systems[0]} on {panel.title}: {examples.listed(sure)}",
-        f"The most confident errors of {panel.systems[0]}: true class, what it was called, with which probability p. Look here for wrong labels, too. {small}",
+        f"The most confident errors of {panel.systems[0]}: true class, what it was called, and with which probability. Look here for wrong labels, too. {small}",
         wide=True,
     )
 

@@ -102,7 +102,7 @@ def _content(
     subgroups = Subgroups.asked(config, predictions)
     caches = _caches(config, runs)
     maps = tuple(embedding_maps(config, caches, estimates)) if config.map != "none" else ()
-    leaks = tuple(leak_pairs(caches, estimates))
+    leaks = tuple(leak_pairs(caches, estimates)) if config.images else ()
     about = predictions.attrs
     studies = label_studies(
         predictions,
@@ -171,7 +171,7 @@ def _content(
         tasks=tasks,
         schemes=schemes,
         maps=maps,
-        leaks=leaks,
+        leaks=tuple(leak for leak in leaks if leak.dataset not in hidden),
         findings=said,
         warnings=(*ailments(runs), *warned),
         canaries=pd.concat(watched, ignore_index=True),

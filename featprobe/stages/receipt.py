@@ -126,7 +126,7 @@ def document(
 
     `estimates`: as loaded, with the data sets' own names, for the fingerprints of the embeddings that count.
     """
-    extracts, missing = _extracts(caches, estimates)
+    extracts, missing = _extracts(caches, estimates, runs)
     tables: dict[str, Any] = {"study": {"title": title, "canaries": False}, "extract": extracts}
     for stage in ("probe", "finetune"):
         tables[stage] = [
@@ -143,15 +143,19 @@ def document(
     return {name: table for name, table in tables.items() if table or name == "compare"}, missing
 
 
-def _extracts(caches: Sequence[Cache], estimates: pd.DataFrame) -> tuple[list[dict[str, Any]], list[str]]:
+def _extracts(
+    caches: Sequence[Cache], estimates: pd.DataFrame, runs: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """One table per kind of extraction behind the frozen results, its data sets gathered."""
     frozen = estimates[~estimates["mode"].isin(TRAINED)]
-    wanted = {(str(a), str(b)) for a, b in zip(frozen["dataset"], frozen["fingerprint"], strict=True)}
+    names = {str(name) for name in frozen["dataset"]}
+    # A fused system has a fingerprint of its own; what it was made of is among the recorded recipes.
+    prints = {*frozen["fingerprint"], *(name for run in runs for name in run.get("recipes", {}))}
     found: dict[str, dict[str, Any]] = {}
     silent: list[str] = []
     entries = [(cache, entry) for cache in caches for entry in cache.current()]
     for cache, entry in entries:
-        if not _used(entry, wanted):
+        if not _used(entry, names, prints):
             continue
         kept = entry.environment.get("extractions", [])
         if not kept and not entry.environment.get("canary"):
@@ -169,10 +173,10 @@ def _extracts(caches: Sequence[Cache], estimates: pd.DataFrame) -> tuple[list[di
     return list(found.values()), missing
 
 
-def _used(entry: CacheEntry, wanted: set[tuple[str, str]]) -> bool:
+def _used(entry: CacheEntry, names: set[str], prints: set[str]) -> bool:
     """Whether a result rests on the file: by itself, or as one side of a pair of data sets."""
-    pairs = {part for name, _ in wanted for part in name.split("->") if "->" in name}
-    return (entry.dataset, entry.recipe.fingerprint) in wanted or entry.dataset in pairs
+    pairs = {part for name in names if "->" in name for part in name.split("->")}
+    return (entry.dataset in names and entry.recipe.fingerprint in prints) or entry.dataset in pairs
 
 
 def estimates_sha256(estimates: pd.DataFrame) -> str:

@@ -200,10 +200,10 @@ def test_the_hardest_image_has_the_least_probability_of_its_class(made: ReportCo
     mean = {name: np.mean([one[name] for one in means]) for name in means[0]}
     least = min(mean, key=lambda name: mean[name])
     shown = examples.hardest(panel, pictures)
-    assert shown[0].lines[1] == f"p {mean[least]:.2f}"
+    assert shown[0].lines[1] == f"{100 * mean[least]:.0f} %"
     np.testing.assert_array_equal(shown[0].grey, pictures.grey[pictures.id.tolist().index(least)])
     sure = examples.confident_errors(panel, pictures)
-    chances = [float(one.lines[-1].removeprefix("p ")) for one in sure]
+    chances = [float(one.lines[-1].removesuffix(" %")) for one in sure]
     assert chances == sorted(chances, reverse=True)
     assert all(one.lines[1].startswith("called ") for one in sure)
 
