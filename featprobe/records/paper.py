@@ -59,13 +59,14 @@ class BackboneFacts:
 class FitFacts:
     """One way in which embeddings, or images, became predictions.
 
-    `mode`: frozen, head, full, ...; `what`: the probe's or head's name; `protocol`, `describe`, `source`, `differs`:
+    `mode`: frozen, head, full, ...; `what`: the probe's or head's name; `variant`: what departs from the plain way; `protocol`, `describe`, `source`, `differs`:
     as in `ProbeProtocol`; `training`: name -> value of a trained model's recipe.
     """
 
     mode: str
     what: str
     protocol: str
+    variant: str = ""
     describe: str = ""
     source: str = ""
     differs: tuple[str, ...] = ()
@@ -76,7 +77,7 @@ class FitFacts:
 class Study:
     """A whole study. `resamples`: of the intervals and of the comparison; `toml`: a study that repeats it.
 
-    `missing`: what the folder did not record, each a sentence. `leaks`: what was done about leaks. `devices`: where
+    `amounts`: how much was learnt from, in words, where that differs. `missing`: what the folder did not record, each a sentence. `leaks`: what was done about leaks. `devices`: where
     it ran. `document`: the same study as tables, for run.json.
     """
 
@@ -90,6 +91,7 @@ class Study:
     toml: str
     command: str = ""
     leaks: tuple[str, ...] = ()
+    amounts: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
 

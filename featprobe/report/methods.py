@@ -115,6 +115,8 @@ def _backbone(backbone: BackboneFacts) -> str:
 def _fitting(study: Study) -> Iterator[str]:
     for fit in study.fits:
         yield _frozen(fit) if fit.mode == "frozen" else _trained(fit)
+    if study.amounts:
+        yield f"Amounts of training labels, each nested in the next: {', '.join(study.amounts)}."
     yield "Scaling, regularisation and every other choice were made inside the training data; the test rows were used once, to judge."
 
 
@@ -124,9 +126,10 @@ def _frozen(fit: FitFacts) -> str:
         if fit.source
         else f" (protocol {markdown(fit.protocol)})"
     )
+    variant = f" ({markdown(fit.variant)})" if fit.variant else ""
     how = f": {markdown(fit.describe)}" if fit.describe else ""
     differs = f" Unlike the publication: {'; '.join(map(markdown, fit.differs))}." if fit.differs else ""
-    return f"With the backbone frozen, a {markdown(fit.what)} probe was fitted to the embeddings{source}{how}.{differs}"
+    return f"With the backbone frozen, a {markdown(fit.what)} probe{variant} was fitted to the embeddings{source}{how}.{differs}"
 
 
 def _trained(fit: FitFacts) -> str:

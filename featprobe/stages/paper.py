@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ def study(
         toml=receipt.to_toml(tables, preface),
         command=command,
         leaks=tuple(_leaks(runs)),
+        amounts=tuple(_amounts(own)),
         missing=tuple(missing),
         devices=tuple(_devices(caches, own, runs)),
     )
@@ -99,7 +101,7 @@ def _backbones(estimates: pd.DataFrame, runs: Runs) -> Iterator[BackboneFacts]:
     for key, rows in estimates.groupby(["backbone", "weights", "preprocessing"], sort=False):
         name, weights, rule = map(str, key)
         prints = [recipes[one] for one in dict.fromkeys(rows["fingerprint"]) if one in recipes]
-        recipe = Recipe.from_json(_json(prints[0])) if prints else None
+        recipe = Recipe.from_json(json.dumps(prints[0])) if prints else None
         licence, citation, architecture = _credits(name)
         poolings = [
             f"{layer}/{pooling}" if layer else pooling
@@ -119,12 +121,6 @@ def _backbones(estimates: pd.DataFrame, runs: Runs) -> Iterator[BackboneFacts]:
         )
 
 
-def _json(values: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(values)
-
-
 def _credits(name: str) -> tuple[str, str, str]:
     """(licence, citation, architecture); a fused or vanished backbone has none."""
     try:
@@ -141,19 +137,29 @@ def _fits(estimates: pd.DataFrame, runs: Runs) -> Iterator[FitFacts]:
         for info in run.get("units", {}).values()
         if "training" in info and "key" in info
     }
-    for key, _ in estimates.groupby(["mode", "probe", "protocol"], sort=False):
-        mode, probe, protocol = map(str, key)
+    for key, _ in estimates.groupby(["mode", "probe", "protocol", "variant"], sort=False):
+        mode, probe, protocol, variant = map(str, key)
         rule = fitted_by(protocol) if mode == "frozen" else protocol
         known = PROTOCOLS.get(rule) if mode == "frozen" and rule in dict(PROTOCOLS.items()) else None
         yield FitFacts(
             mode=mode,
             what=probe,
             protocol=rule,
+            variant=variant,
             describe=known.describe if known else "",
             source=known.source if known else "",
             differs=known.differs if known else (),
             training=training.get((mode, probe), {}),
         )
+
+
+def _amounts(estimates: pd.DataFrame) -> Iterator[str]:
+    """Shares of the training labels and shots per class, ascending; none where all was learnt from alone."""
+    fractions = sorted({float(value) for value in estimates.loc[estimates["shots"] == 0, "fraction"]})
+    shots = sorted({int(value) for value in estimates["shots"]} - {0})
+    if fractions not in ([], [1.0]):
+        yield from (f"{100 * value:.3g} %" for value in fractions)
+    yield from (f"{value} per class" for value in shots)
 
 
 def _resamples(runs: Runs) -> int:

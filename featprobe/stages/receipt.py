@@ -23,6 +23,7 @@ from featprobe.records import Recipe, Samples
 from featprobe.results import ResultsFolder, load_many
 from featprobe.stages.evaluation import describe_run
 from featprobe.stages.sources import absolute_spec, poolings_of
+from featprobe.stages.systems import SHUFFLED
 
 ELSEWHERE: Final = ("out", "results", "batch-size", "workers", "jobs")
 """Settings that change no number, or that `featprobe run` gives."""
@@ -31,8 +32,6 @@ RECEIPT: Final = "study"
 """The entry of run.json."""
 
 EXPECTED: Final = "estimates with the SHA-256 "
-TRAINED: Final = ("head", "full")
-"""Modes whose images were read by `finetune` itself."""
 
 
 def remember(
@@ -147,7 +146,7 @@ def _extracts(
     caches: Sequence[Cache], estimates: pd.DataFrame, runs: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """One table per kind of extraction behind the frozen results, its data sets gathered."""
-    frozen = estimates[~estimates["mode"].isin(TRAINED)]
+    frozen = estimates[estimates["mode"].isin(["frozen", SHUFFLED])]
     names = {str(name) for name in frozen["dataset"]}
     # A fused system has a fingerprint of its own; what it was made of is among the recorded recipes.
     prints = {*frozen["fingerprint"], *(name for run in runs for name in run.get("recipes", {}))}
@@ -168,8 +167,8 @@ def _extracts(
             table["data"] += [spec for spec in values["data"] if spec not in table["data"]]
     missing = []
     if silent:
-        names = ", ".join(dict.fromkeys(silent))
-        missing.append(f"How {names} was extracted was not recorded; type featprobe extract again.")
+        listed = ", ".join(dict.fromkeys(silent))
+        missing.append(f"How {listed} was extracted was not recorded; type featprobe extract again.")
     return list(found.values()), missing
 
 
