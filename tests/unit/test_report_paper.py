@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,15 @@ def test_the_word_document_holds_every_table(out: Path) -> None:
     assert re.fullmatch(r"● 0\.\d{3} \[0\.\d{3}, \d\.\d{3}\]", first[1][1])
     table = Table("c", ("System", "x"), ((Entry("a"), Entry("1", "[0, 2]", marked=True)),), "note")
     assert word.document({"t": table}) == word.document({"t": table})
+
+
+def test_without_python_docx_the_page_says_what_to_type(
+    made: ReportContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "docx", None)
+    page = write_report(made, tmp_path).read_text(encoding="utf-8")
+    assert "pip install 'featprobe[docx]'" in page
+    assert not (tmp_path / "tables" / "tables.docx").exists()
 
 
 def test_the_tables_compile(out: Path, tmp_path: Path) -> None:
