@@ -114,7 +114,7 @@ def finetune(config: FinetuneConfig) -> Summary:
                         continue
                     _train(own, folder, subject, unit, device)
                     computed += 1
-    remember(folder, "finetune", config, recipes, data)
+    remember(folder, "finetune", config, recipes, data, computed=bool(computed))
     print(
         f"finetune: {computed} computed, {reused} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
     )

@@ -78,6 +78,7 @@ def probe(config: ProbeConfig) -> Summary:
         config,
         {table.fingerprint: table.recipe for unit in units for table in unit.tables},
         {unit.subject.name: unit.subject.samples for unit in units},
+        computed=bool(todo),
     )
     if config.models:
         save_models(cache, config, units)

@@ -40,12 +40,18 @@ def remember(
     config: Any,
     recipes: Mapping[str, Recipe],
     data: Mapping[str, Samples],
+    *,
+    computed: bool,
 ) -> None:
-    """Record that `stage` ran with `config` on what has these recipes (by fingerprint) and samples (by data set)."""
+    """Record that `stage` ran with `config` on what has these recipes (by fingerprint) and samples (by data set).
+
+    What was `computed` anew may stand in for older results, so it is repeated after whatever gave those.
+    """
     old = folder.run()
     now = {"stage": stage, "settings": settings(config)}
+    known = old.get("stages", [])
     folder.record_run(
-        stages=[*(entry for entry in old.get("stages", []) if entry != now), now],
+        stages=known if now in known and not computed else [*(one for one in known if one != now), now],
         recipes={**old.get("recipes", {}), **{name: recipe.to_dict() for name, recipe in recipes.items()}},
         data={**old.get("data", {}), **{name: about(samples) for name, samples in data.items()}},
         **{stage: describe_run(config, stage)},
@@ -111,7 +117,7 @@ def extraction(config: Any, spec: str, run: Any, earlier: Sequence[Any]) -> list
         pooling=poolings_of(config, run.backbone),
     )
     now = {name: value for name, value in settings(own).items() if name != "cache"}
-    return [*(entry for entry in earlier if entry != now), now]
+    return list(earlier) if now in earlier else [*earlier, now]
 
 
 def document(
