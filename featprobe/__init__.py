@@ -1,7 +1,7 @@
 """featprobe: which pretrained backbone should I trust on my own images, and is the difference real?
 
 The stages of the command line are functions here (`extract`, `probe`, `retrieve`, `finetune`, `compare`,
-`inspect`); each takes its configuration record. Everything heavy is imported where it is used.
+`inspect`, `ood`); each takes its configuration record. Everything heavy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RetrieveConfig,
     )
     from featprobe.config_models import PredictConfig
+    from featprobe.config_trust import OodConfig
     from featprobe.errors import FeatprobeError
     from featprobe.estimators import FeatureExtractor, LinearProbe, ProbeClassifier, ProbeRegressor
     from featprobe.probes.solvers.logistic_path import LogisticPath
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from featprobe.stages.extract import extract
     from featprobe.stages.finetune import finetune
     from featprobe.stages.inspect import inspect
+    from featprobe.stages.ood import ood
     from featprobe.stages.predict import predict
     from featprobe.stages.probe import probe
     from featprobe.stages.retrieve import retrieve
@@ -42,6 +44,7 @@ _HOMES = {
     "InspectConfig": "featprobe.config",
     "LogisticPath": "featprobe.probes.solvers.logistic_path",
     "LinearProbe": "featprobe.estimators",
+    "OodConfig": "featprobe.config_trust",
     "PredictConfig": "featprobe.config_models",
     "ProbeClassifier": "featprobe.estimators",
     "ProbeConfig": "featprobe.config",
@@ -52,6 +55,7 @@ _HOMES = {
     "extract": "featprobe.stages.extract",
     "finetune": "featprobe.stages.finetune",
     "inspect": "featprobe.stages.inspect",
+    "ood": "featprobe.stages.ood",
     "predict": "featprobe.stages.predict",
     "probe": "featprobe.stages.probe",
     "retrieve": "featprobe.stages.retrieve",
@@ -66,6 +70,7 @@ __all__ = [
     "InspectConfig",
     "LinearProbe",
     "LogisticPath",
+    "OodConfig",
     "PredictConfig",
     "ProbeClassifier",
     "ProbeConfig",
@@ -76,6 +81,7 @@ __all__ = [
     "extract",
     "finetune",
     "inspect",
+    "ood",
     "predict",
     "probe",
     "retrieve",

@@ -22,6 +22,7 @@ from featprobe.config import (
     RetrieveConfig,
 )
 from featprobe.config_models import ModelExportConfig, PredictConfig
+from featprobe.config_trust import OodConfig
 from featprobe.errors import ConfigError, FeatprobeError, OutputError, nearest
 from featprobe.options import fields_of, item_type, need_its_own
 
@@ -33,6 +34,7 @@ STAGES: dict[str, tuple[type[Any], str]] = {
     "compare": (CompareConfig, "featprobe.stages.compare:compare"),
     "inspect": (InspectConfig, "featprobe.stages.inspect:inspect"),
     "predict": (PredictConfig, "featprobe.stages.predict:predict"),
+    "ood": (OodConfig, "featprobe.stages.ood:ood"),
 }
 
 

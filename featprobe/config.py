@@ -279,6 +279,11 @@ class ProbeConfig(LabelOptions, EvaluationOptions):
         "a modality that a case lacks: the training cases' mean takes its place, or such cases are left out",
         choices=("mean", "drop"),
     )
+    calibrate: str = option(
+        "none",
+        "recalibrate scores, fitted out of fold by group inside the training data",
+        choices=("none", "temperature", "isotonic"),
+    )
     train_on: str | None = option(None, "a cached data set to learn from", metavar="NAME")
     test_on: tuple[str, ...] = option((), "cached data sets to judge on, with --train-on", metavar="NAME")
     canaries: bool = option(False, "also fit on shuffled labels: what scores above chance there is a leak")

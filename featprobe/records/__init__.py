@@ -11,6 +11,7 @@ from featprobe.records.paper import BackboneFacts, DataFacts, FitFacts, MeanRank
 from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
 from featprobe.records.reporting import EmbeddingMap, LabelStudy, LeakPair, ReportContent
 from featprobe.records.samples import Quarantine, Samples, images_sha256
+from featprobe.records.trusting import ReliabilityCurve, SelectiveCurve, TrustPanel
 from featprobe.records.values import (
     DENSE_POOLINGS,
     FITS,
@@ -56,12 +57,15 @@ __all__ = [
     "Preprocessing",
     "Quarantine",
     "Recipe",
+    "ReliabilityCurve",
     "ReportContent",
     "RunKey",
     "Samples",
+    "SelectiveCurve",
     "Study",
     "TextArray",
     "Thumbnails",
+    "TrustPanel",
     "canonical_json",
     "images_sha256",
     "sha256_json",

@@ -55,7 +55,7 @@ class RunKey:
     `mode`: frozen, head, full, ...; `fraction`: of the training labels; `shots`: per class, 0 for all;
     `inputs`: the modalities that the model saw ("T1", "A+B"), "" for all images; `fusion`: how the images of a
     case became one row ("mean", "max", "concat-mean", ...), "" where they did not; `variant`: what departs from the
-    plain way, joined by ", ": "whole groups" (shots), "balanced weights", "moved thresholds"; `fold`: "test" under the user's split, "0" ... under cross-validation, "mean" for their average;
+    plain way, joined by ", ": "whole groups" (shots), "balanced weights", "moved thresholds", "temperature" or "isotonic" (recalibrated scores); `fold`: "test" under the user's split, "0" ... under cross-validation, "mean" for their average;
     `level`: image or case.
     """
 

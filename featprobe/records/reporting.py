@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featprobe.records.paper import MeanRanks, Study, Thumbnails
+from featprobe.records.trusting import TrustPanel
 from featprobe.records.values import FloatArray, IntArray, TextArray
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class ReportContent:
     `canaries`: what stands beside a system's own value: dataset, level, metric, system, control (such as "Random
     weights", "Chance"), value, ci_low, ci_high, in the order of systems and controls. `subgroups`: one row per data
     set, level, system, column and subgroup (`significance.SUBGROUP_COLUMNS`), `spreads`: the largest gap of each
-    (`significance.SPREAD_COLUMNS`). `provenance`: command, versions, seeds, hashes, as label -> text. `study`:
+    (`significance.SPREAD_COLUMNS`). `trust`: at most one for each data set and
+    level. `provenance`: command, versions, seeds, hashes, as label -> text. `study`:
     what was run, for the paper pack. `pictures`: dataset -> small pictures of its images, none where they may not be
     shown. `ranks`: systems ranked over several data sets.
     """
@@ -115,3 +117,4 @@ class ReportContent:
     study: Study | None = None
     pictures: Mapping[str, Thumbnails] = field(default_factory=dict)
     ranks: MeanRanks | None = None
+    trust: tuple[TrustPanel, ...] = ()

@@ -18,6 +18,7 @@ from featprobe.report.output import Output, Picture
 from featprobe.report.page_figures import MAX_MAPS, pictures
 from featprobe.report.panels import Panel, panels
 from featprobe.report.rank_figures import critical_difference, describe_ranks
+from featprobe.report.reliability import trust_part
 from featprobe.report.subgroups import subgroup_sections
 from featprobe.report.targets import target_fact
 from featprobe.report.templating import template
@@ -67,6 +68,7 @@ def write_report(content: ReportContent, out: Path) -> Path:
         {
             **_part(panel, who, content, output),
             "subgroups": subgroup_sections(content, panel, output.table, output.files),
+            "trust": trust_part(content, panel, output),
         }
         for panel, who in zip(shown, everyone, strict=True)
     ]

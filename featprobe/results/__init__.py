@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from featprobe.results.batching import Batch
 from featprobe.results.reading import load_many, to_predictions
 from featprobe.results.store import ResultsFolder
 
-__all__ = ["ResultsFolder", "load_many", "to_predictions"]
+__all__ = ["Batch", "ResultsFolder", "load_many", "to_predictions"]

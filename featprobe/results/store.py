@@ -51,6 +51,29 @@ class _State:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Addition:
+    """One unit that is to be added: its rows of both tables, the models they are of, its entry of run.json."""
+
+    unit: str
+    estimates: pd.DataFrame
+    predictions: pd.DataFrame
+    models: frozenset[str]
+    info: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        unit: str,
+        predictions: Sequence[Predictions],
+        estimates: Sequence[Estimate],
+        info: Mapping[str, Any],
+    ) -> Addition:
+        """See `ResultsFolder.add`; ResultsError for scores that are not finite."""
+        rows, table = prediction_frame(predictions), estimate_frame(estimates)
+        return cls(unit, table, rows, frozenset({*model_ids(rows), *model_ids(table)}), _plain(info))
+
+
 class ResultsFolder:
     """The store of one results folder; nothing is written before the first `add` or `record_run`.
 
@@ -104,19 +127,26 @@ class ResultsFolder:
         are replaced too: the same system, judged on an earlier list of images. Raises ResultsError for scores that are not finite and
         OutputError where the folder can't be written to; either leaves the folder as it was.
         """
-        rows, table = prediction_frame(predictions), estimate_frame(estimates)
-        models = {*model_ids(rows), *model_ids(table)}
+        self.add_all([Addition.of(unit, predictions, estimates, info)])
+
+    def add_all(self, additions: Sequence[Addition]) -> None:
+        """As `add` for each in turn, in one writing: all of them are there afterwards, or none."""
         with self._writing():
             old = self._read()
-            replaced = models | set(old.run["units"].get(unit, {}).get("models", ()))
-            for entry in old.run["units"].values():
-                if "identity" in info and entry.get("identity") == info["identity"]:
-                    replaced |= set(entry["models"])
-            units = _others(old.run["units"], unit, replaced)
-            units[unit] = {**_plain(info), "models": sorted(models), "superseded": False}
+            units = dict(old.run["units"])
+            tables, rows = [old.estimates], [old.predictions]
+            for new in additions:
+                replaced = new.models | set(units.get(new.unit, {}).get("models", ()))
+                for entry in units.values():
+                    if "identity" in new.info and entry.get("identity") == new.info["identity"]:
+                        replaced |= set(entry["models"])
+                units = _others(units, new.unit, replaced)
+                units[new.unit] = {**new.info, "models": sorted(new.models), "superseded": False}
+                tables = [*(drop(table, replaced) for table in tables), new.estimates]
+                rows = [*(drop(table, replaced) for table in rows), new.predictions]
             self._write(
-                merge([drop(old.estimates, replaced), table], [*KEY_COLUMNS, "metric"]),
-                merge([drop(old.predictions, replaced), rows], list(KEY_COLUMNS)),
+                merge(tables, [*KEY_COLUMNS, "metric"]),
+                merge(rows, list(KEY_COLUMNS)),
                 {**old.run, "units": units},
             )
 

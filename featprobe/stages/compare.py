@@ -41,6 +41,7 @@ from featprobe.stages.pictures import thumbnails
 from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED, add_systems
+from featprobe.stages.trusting import trust_panel
 
 PSEUDONYMIZED = "it was pseudonymized, so none of its images is shown"
 
@@ -126,7 +127,7 @@ def _content(
             "every model was fitted on shuffled labels",
             "type featprobe probe to fit others",
         )
-    compared, standings, watched = [], [], []
+    compared, standings, watched, trusted = [], [], [], []
     classes: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, str] = {}
     said: dict[str, tuple[str, ...]] = {}
@@ -154,6 +155,7 @@ def _content(
         met = _classes_met(next(iter(systems.values())))
         warned += [f"{panel}: {words}" for words in canaries.warnings(judged, pairs, metric, met)]
         watched.append(canaries.table(judged, metric, met))
+        trusted.append(trust_panel(family, str(level), systems, resamples=config.resamples, seed=config.seed))
         compared.append(pairs)
         standings.append(best[best.in_best_set])
     said |= {report.title_of_study(study): tuple(sentences(study)) for study in studies}
@@ -176,6 +178,7 @@ def _content(
         warnings=(*ailments(runs), *warned),
         canaries=pd.concat(watched, ignore_index=True),
         label_studies=tuple(studies),
+        trust=tuple(panel for panel in trusted if panel is not None),
         notes=(*notes, *(f"{name}: {PSEUDONYMIZED}" for name in hidden)),
         subgroups=by_subgroup,
         spreads=spreads,

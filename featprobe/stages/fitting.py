@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from featprobe.heads.cached import find_recipe
 from featprobe.protocols import Facts, ProbeProtocol
 from featprobe.records import AnyArray, FloatArray, IntArray, RunKey, Samples
 from featprobe.splitting import Fold
+from featprobe.stages.calibrating import Recalibration, planned, recalibrated
 from featprobe.stages.evaluation import Question
 from featprobe.stages.moving import moved_thresholds
 from featprobe.stages.systems import SHUFFLED
@@ -70,6 +72,7 @@ class Work:
     `X`, `X_test`: rows to learn from and to be judged on, by key of the cache. `selection`, `calibration`:
     positions in the rows to learn from. `few`: whether less than all labels are learnt from. `groups`: of these rows.
     `balanced`: whether classes weigh the same. `moving`: grouped folds to move thresholds on, () where decisions are plain.
+    `recalibration`: of the scores, None for scores as they are.
     """
 
     protocol: ProbeProtocol
@@ -87,6 +90,7 @@ class Work:
     groups: int = 0
     balanced: bool = False
     moving: Parts = dataclasses.field(default_factory=list)
+    recalibration: Recalibration | None = None
 
 
 def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
@@ -126,6 +130,7 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
         groups=len(np.unique(samples.units()[learn])),
         balanced=is_variant(key, BALANCED),
         moving=inner if moves else [],
+        recalibration=planned(key, samples, learn),
     )
 
 
@@ -227,28 +232,34 @@ def _kept(work: Work) -> int:
     return len(work.selection[0][0])
 
 
-def _probe(work: Work) -> Outcome:
-    ((key, X),) = work.X.items()
-    fitted = probes.fit_probe(
+def fitted_probe(work: Work) -> probes.FittedProbe:
+    """The probe fitted to the rows to learn from, its scores recalibrated where that is asked for."""
+    ((_, X),) = work.X.items()
+    fit = functools.partial(
+        probes.fit_probe,
         work.fits,
-        X,
-        work.y,
         n_classes=len(work.label_names),
-        selection=work.selection,
-        calibration=work.calibration,
         seed=work.seed,
         task=work.task,
         label_names=work.label_names,
-        rule=rule_of(work),
     )
-    y_score = fitted.predict(work.X_test[key])
+    rule = rule_of(work)
+    fitted = fit(X, work.y, selection=work.selection, calibration=work.calibration, rule=rule)
+    if work.recalibration is None:
+        return fitted
+    return recalibrated(fitted, X, work.y, work.recalibration, fit, rule, work.label_names)
+
+
+def _probe(work: Work) -> Outcome:
+    fitted = fitted_probe(work)
+    ((_, X_test),) = work.X_test.items()
     chosen = dict(fitted.chosen)
     cuts = moved_thresholds(work, rule_of(work), fitted.chosen) if work.moving else None
     if cuts is not None:
         chosen |= {
             f"threshold of {name}": cut for name, cut in zip(work.label_names, cuts.tolist(), strict=True)
         }
-    return Outcome(y_score, _kept(work), chosen, tuple(fitted.notes), work.groups, cuts)
+    return Outcome(fitted.predict(X_test), _kept(work), chosen, tuple(fitted.notes), work.groups, cuts)
 
 
 def _trained(work: Work) -> Outcome:

@@ -29,7 +29,7 @@ FORMAT: Final = 1
 
 HEADER: Final = "featprobe.json"
 SUFFIX: Final = ".skops"
-HOMES: Final = ("featprobe.probes.", "featprobe.protocols.")
+HOMES: Final = ("featprobe.probes.", "featprobe.protocols.", "featprobe.trust.")
 """Where records and estimators of our own may come from."""
 
 TRUSTED: Final = (

@@ -24,7 +24,7 @@ from featprobe.records import AnyArray
 from featprobe.registry import PROBES
 from featprobe.splitting import Fold
 from featprobe.stages.evaluation import title
-from featprobe.stages.fitting import Unit, Work, rule_of, work_of
+from featprobe.stages.fitting import Unit, Work, fitted_probe, work_of
 from featprobe.stages.model_files import (
     SUFFIX,
     ModelError,
@@ -176,18 +176,7 @@ def fit_whole(work: Work | str) -> FittedProbe | str:
     try:
         if work.protocol.trainer is not None:
             return _trained(work, X)
-        return probes.fit_probe(
-            work.fits,
-            X,
-            work.y,
-            n_classes=len(work.label_names),
-            selection=work.selection,
-            calibration=work.calibration,
-            seed=work.seed,
-            task=work.task,
-            label_names=work.label_names,
-            rule=rule_of(work),
-        )
+        return fitted_probe(work)
     except ProbeError as error:
         return str(error)
 

@@ -18,6 +18,8 @@ from featprobe.probes.ridge_classifier import DecisionModel
 from featprobe.protocols.adamw import Linear
 from featprobe.protocols.clip_benchmark import Unit
 from featprobe.stages.model_files import ModelError
+from featprobe.trust import Recalibrated, Temperature
+from featprobe.trust.calibration import LEAST
 
 
 @dataclass(slots=True)
@@ -145,3 +147,19 @@ def _(model: OrdinalModel, graph: Graph, X: str) -> str:
     found = graph.add("Mul", graph.add("Mul", below, above), graph.constant(room))
     total = graph.add("ReduceSum", found, graph.constant([1], np.int64), keepdims=1)
     return graph.placed(graph.add("Div", found, total), model.present, model.classes)
+
+
+@converted.register
+def _(model: Recalibrated, graph: Graph, X: str) -> str:
+    found, calibrator = converted(model.inner, graph, X), model.calibrator
+    if not isinstance(calibrator, Temperature):
+        return converted(calibrator, graph, found)  # steps have no such form, which that says
+    cool, least = graph.constant(calibrator.values), graph.constant(LEAST)
+    logs = graph.add("Log", graph.add("Max", found, least))
+    if calibrator.several:
+        others = graph.add("Max", graph.add("Sub", graph.constant(1.0), found), least)
+        odds = graph.add("Sub", logs, graph.add("Log", others))
+        return graph.add("Sigmoid", graph.add("Div", odds, cool))
+    some = graph.add("Greater", found, graph.constant(0.0))
+    logits = graph.add("Where", some, graph.add("Div", logs, cool), graph.constant(-np.inf))
+    return graph.add("Softmax", logits, axis=1)

@@ -15,7 +15,8 @@ from featprobe import health, shortcuts
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
 from featprobe.records import AnyArray, Predictions, RunKey
-from featprobe.results import ResultsFolder
+from featprobe.results import Batch, ResultsFolder
+from featprobe.stages.calibrating import need_calibratable, varied
 from featprobe.stages.evaluation import (
     Question,
     announce,
@@ -57,7 +58,7 @@ def probe(config: ProbeConfig) -> Summary:
     Returns the number of models computed and reused. Raises CacheError where the cache holds nothing that
     fits or an extraction is unfinished, LeakError at the gate, SplitError, ProbeError, OutputError.
     """
-    protocols_of(config)
+    need_calibratable(config, protocols_of(config))
     need_possible(config)
     cache = Cache(config.cache)
     chosen = materials(cache, config)
@@ -121,7 +122,8 @@ def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> It
                     if config.canaries and not number and seed == config.seed and _is_trained(tables[0]):
                         # One probe with all labels: what finds something in shuffled labels has seen the answers.
                         keys.append(dataclasses.replace(plain, mode=SHUFFLED))
-                    for key in keys:
+                    for one in keys:
+                        key = varied(one, config, view.samples.task)
                         digest = _hash(config, subject, view, ask, tables, key)
                         yield Unit(subject, view, ask.protocol, tables, rows, key, digest, ask.notes)
         yield from fused_units(config, material, wanted, subject, found, rows, seed)
@@ -167,7 +169,7 @@ def _hash(
 
 
 def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Sequence[Unit]) -> None:
-    """Every (unit, fold) in parallel with one BLAS thread each; a unit is stored as soon as its folds are done."""
+    """Every (unit, fold) in parallel with one BLAS thread each; a unit is stored soon after its folds are done."""
     # Tables are large: all that is asked of one is done before the next is read.
     order = {id(unit.table): number for number, unit in enumerate(reversed(units))}
     units = sorted(units, key=lambda unit: -order[id(unit.table)])
@@ -186,7 +188,10 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
         if about not in said:
             said[about] = _remarks(unit, embeddings)
 
-    with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
+    with (
+        Batch(folder) as batch,
+        joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1),
+    ):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
             joblib.delayed(fit)(work_of(unit, number, embeddings)) for unit, number in tasks
         )
@@ -197,7 +202,7 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
             done.setdefault(unit.hash, []).append(outcome)
             if len(done[unit.hash]) == len(unit.view.folds):
                 remarks = said[unit.subject.name, *map(id, unit.tables)]
-                _store(config, folder, unit, done.pop(unit.hash), remarks)
+                _store(config, batch, unit, done.pop(unit.hash), remarks)
 
 
 def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
@@ -225,7 +230,7 @@ def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
 
 def _store(
     config: ProbeConfig,
-    folder: ResultsFolder,
+    batch: Batch,
     unit: Unit,
     outcomes: Sequence[Outcome],
     remarks: Remarks,
@@ -252,7 +257,7 @@ def _store(
     for note in notes:
         print(f"{title(unit.key.to_dict())}: {note}")
     about = [*unit.subject.notes, *unit.view.notes, *unit.about]
-    folder.add(
+    batch.add(
         unit.hash,
         predictions,
         judged(predictions, dataclasses.replace(config, seed=unit.key.seed)),

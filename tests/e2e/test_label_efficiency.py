@@ -74,9 +74,11 @@ def curves_and_savings_are_reported(quick_featprobe, digits):
     # One comparison, of the largest amount, and one study: not one for each amount and seed.
     out = digits / "results"
     assert sorted(path.name for path in (out / "tables").glob("*.csv") if "labels" not in path.name) == [
+        "digits-holdout-40-12-shots-seed-0-areas.csv",
         "digits-holdout-40-12-shots-seed-0-comparisons.csv",
         "digits-holdout-40-12-shots-seed-0-confusion.csv",
         "digits-holdout-40-12-shots-seed-0-metrics.csv",
+        "digits-holdout-40-12-shots-seed-0-sets.csv",
         "digits-holdout-40-knn-shots-savings.csv",
     ]
     curves = pd.read_csv(out / "tables" / "digits-holdout-40-knn-shots-labels.csv")
