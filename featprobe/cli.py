@@ -137,7 +137,12 @@ def build_parser() -> _Parser:
         parents=[debug],
         allow_abbrev=False,
     )
-    run.add_argument("study", type=Path, metavar="STUDY.toml", help="a study, such as pipelines/smoke.toml")
+    run.add_argument(
+        "study",
+        type=Path,
+        metavar="STUDY.toml",
+        help="a study, such as pipelines/smoke.toml, or a results folder's run.json",
+    )
     run.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="folder of results and report [results/STUDY]"
     )

@@ -386,6 +386,9 @@ class CompareConfig(Bounded):
     )
     title: str = option("Which backbone?", "title of the report", metavar="TEXT")
     map: str = option("pca", "embedding map", choices=("pca", "umap", "none"))
+    images: bool = option(
+        True, "show small grey pictures of examples and errors (never of pseudonymized data)"
+    )
     resamples: int = option(2000, "bootstrap resamples of groups", metavar="N", least=50)
     seed: int = option(0, "seed of the resamples", metavar="N", least=0)
 

@@ -127,15 +127,18 @@ def identical(X: Embeddings, Y: Embeddings) -> bool:
 def signature(X: Embeddings) -> dict[str, Any]:
     """What `alike` needs of a table, [N, D], in a few JSON values: two tables need not be in memory at once.
 
-    `sha256` of the values; `sketch`: two fixed random projections of each of up to 16 rows, as float32 in hex.
+    `sha256` of the values; `sketch`: sums of two fixed random projections of the rows, each row of length 1, with 16
+    sets of random signs, as float32 in hex: every number mixes all rows, so that none says anything of one of them.
     """
-    rows = np.asarray(
-        X[np.linspace(0, len(X) - 1, min(_SKETCHED, len(X))).astype(np.int64)], dtype=np.float64
-    )
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(X.shape[1], 2)) / np.sqrt(X.shape[1])
-    scale = np.sqrt((rows**2).mean(axis=1, keepdims=True))
-    with np.errstate(invalid="ignore"):  # infinite values make a sketch that is like none
-        sketch = np.divide(rows @ signs, scale, out=np.zeros((len(rows), 2)), where=scale != 0)
+    rng = np.random.default_rng(0)
+    columns = rng.choice([-1.0, 1.0], size=(X.shape[1], 2)) / np.sqrt(X.shape[1])
+    sketch = np.zeros((_SKETCHED, 2))
+    for block in _blocks(X):
+        scale = np.sqrt((block**2).mean(axis=1, keepdims=True))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite values make a sketch that is like none
+            short = np.divide(block @ columns, scale, out=np.zeros((len(block), 2)), where=scale != 0)
+            sketch += rng.choice([-1.0, 1.0], size=(_SKETCHED, len(block))) @ short
+    sketch /= np.sqrt(max(len(X), 1))
     return {"shape": list(X.shape), "sha256": _sha256(X), "sketch": sketch.astype("<f4").tobytes().hex()}
 
 

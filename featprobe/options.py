@@ -94,6 +94,21 @@ def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
     return config(**filled)
 
 
+def as_mapping(config: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`: TOML key -> value, in TOML's types, of every field that is not its default."""
+    return {
+        name.replace("_", "-"): _plain(getattr(config, name))
+        for name, (_, field) in fields_of(type(config)).items()
+        if getattr(config, name) != field.default
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _checked(key: str, value: Any, hint: Any, field: dataclasses.Field[Any], where: str) -> Any:
     kind, many = item_type(hint)
     if many:

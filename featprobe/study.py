@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sysconfig
 import time
 import tomllib
@@ -25,7 +26,7 @@ ABOUT: Final = ("title", "about", "command", "time", "expect", "canaries")
 
 
 def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
-    """Run the study in the file `path`; returns the exit status.
+    """Run the study in the file `path`, a .toml, or again that of a results folder's run.json; returns the exit status.
 
     A study is a table `[study]` (title, about, command, time, expect, canaries) and any number of `[[extract]]`,
     `[[export]]`, `[[probe]]`, `[[finetune]]` and one `[compare]`, whose keys are the stages' flags. Canaries run
@@ -34,7 +35,7 @@ def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
     Raises ConfigError for a file that is missing, no TOML, or has an unknown section or key.
     """
     document = _read(path)
-    folder = out or Path("results") / path.stem
+    folder = out or Path("results") / (f"{path.parent.name}-again" if _is_receipt(path) else path.stem)
     plan = _plan(document, path, folder, cache)
     about = document.get("study", {})
     if about.get("title"):
@@ -48,6 +49,11 @@ def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
         print(f"study: {computed} computed, {reused} there already, in {seconds:.0f} s")
     else:
         print(f"study: nothing to compute: all {reused} results were there already ({seconds:.0f} s)")
+    from featprobe.stages.receipt import held_to
+
+    held = held_to(str(about.get("expect", "")), folder)
+    if held:
+        print(held)
     report = next((summary.paths[0] for name, summary in reversed(done) if name == "compare"), None)
     if report is not None:
         print(f"report: {report.resolve()}")
@@ -77,7 +83,8 @@ def pipeline(name: str) -> Path:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = _received(text, path) if _is_receipt(path) else tomllib.loads(text)
     except FileNotFoundError:
         there = sorted(str(file) for file in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         raise ConfigError(
@@ -85,8 +92,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             nearest(str(path), there) or f"there are: {', '.join(there) or 'none'}",
             "type featprobe run STUDY.toml",
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError(f"{path} is no TOML file", str(error), "mend the line that is named") from None
+    except (ValueError, IsADirectoryError) as error:
+        kind = "JSON" if _is_receipt(path) else "TOML"
+        raise ConfigError(f"{path} is no {kind} file", str(error), "mend the line that is named") from None
     unknown = [key for key in document if key not in {"study", *STAGES}]
     if unknown:
         raise ConfigError(
@@ -95,6 +103,23 @@ def _read(path: Path) -> Mapping[str, Any]:
         )
     _need_about(document.get("study", {}), path)
     return document
+
+
+def _is_receipt(path: Path) -> bool:
+    return path.suffix == ".json"
+
+
+def _received(text: str, path: Path) -> Mapping[str, Any]:
+    """The study that `compare` wrote into run.json."""
+    run = json.loads(text)
+    study = run.get("study") if isinstance(run, dict) else None
+    if not isinstance(study, dict):
+        raise ConfigError(
+            f"{path} holds no study",
+            "featprobe compare writes it there",
+            f"type featprobe compare {path.parent}, then the same command again",
+        )
+    return study
 
 
 def _need_about(about: Any, path: Path) -> None:

@@ -7,6 +7,7 @@ one that filled it.
 from __future__ import annotations
 
 from featprobe.records.outcome import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, Predictions, RunKey
+from featprobe.records.paper import BackboneFacts, DataFacts, FitFacts, MeanRanks, Study, Thumbnails
 from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
 from featprobe.records.reporting import EmbeddingMap, LabelStudy, LeakPair, ReportContent
 from featprobe.records.samples import Quarantine, Samples, images_sha256
@@ -41,13 +42,17 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "AnyArray",
+    "BackboneFacts",
+    "DataFacts",
     "EmbeddingMap",
     "EmbeddingTable",
     "Estimate",
+    "FitFacts",
     "FloatArray",
     "IntArray",
     "LabelStudy",
     "LeakPair",
+    "MeanRanks",
     "Predictions",
     "Preprocessing",
     "Quarantine",
@@ -57,7 +62,9 @@ __all__ = [
     "RunKey",
     "Samples",
     "SelectiveCurve",
+    "Study",
     "TextArray",
+    "Thumbnails",
     "TrustPanel",
     "canonical_json",
     "images_sha256",

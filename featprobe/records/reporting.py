@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from featprobe.records.paper import MeanRanks, Study, Thumbnails
 from featprobe.records.trusting import TrustPanel
-from featprobe.records.values import FloatArray, IntArray
+from featprobe.records.values import FloatArray, IntArray, TextArray
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second at start, and only ReportContent names it
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingMap:
-    """A two-dimensional map of one embedding table. `xy`: float64 [N, 2]; `label`: int64 [N] into the names."""
+    """A two-dimensional map of one embedding table. `xy`: float64 [N, 2]; `label`: int64 [N] into the names.
+
+    `id`: the images' ids, [N], or [0] where they are not known.
+    """
 
     dataset: str
     title: str
@@ -26,6 +30,7 @@ class EmbeddingMap:
     xy: FloatArray
     label: IntArray
     label_names: tuple[str, ...]
+    id: TextArray = field(default_factory=lambda: np.empty(0, dtype=np.str_))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +89,10 @@ class ReportContent:
     `canaries`: what stands beside a system's own value: dataset, level, metric, system, control (such as "Random
     weights", "Chance"), value, ci_low, ci_high, in the order of systems and controls. `subgroups`: one row per data
     set, level, system, column and subgroup (`significance.SUBGROUP_COLUMNS`), `spreads`: the largest gap of each
-    (`significance.SPREAD_COLUMNS`). `trust`: at most one for each
-    data set and level. `provenance`: command, versions, seeds, hashes, as label -> text.
+    (`significance.SPREAD_COLUMNS`). `trust`: at most one for each data set and
+    level. `provenance`: command, versions, seeds, hashes, as label -> text. `study`:
+    what was run, for the paper pack. `pictures`: dataset -> small pictures of its images, none where they may not be
+    shown. `ranks`: systems ranked over several data sets.
     """
 
     title: str
@@ -107,4 +114,7 @@ class ReportContent:
     label_studies: tuple[LabelStudy, ...] = ()
     subgroups: pd.DataFrame | None = None
     spreads: pd.DataFrame | None = None
+    study: Study | None = None
+    pictures: Mapping[str, Thumbnails] = field(default_factory=dict)
+    ranks: MeanRanks | None = None
     trust: tuple[TrustPanel, ...] = ()

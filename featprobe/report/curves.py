@@ -57,26 +57,77 @@ def roc_of_system(rows: pd.DataFrame, classes: Sequence[str], task: str = "class
     """
     by_fold = []
     for _, fold in rows.groupby("fold", sort=True):
-        curves = [roc(positive, score) for positive, score in _questions(fold, classes, task)]
+        curves = [roc(positive, score) for _, positive, score in questions(fold, classes, task)]
         known = [curve for curve in curves if curve is not None]
         if known:
             by_fold.append(mean_curve(known))
     return mean_curve(by_fold) if by_fold else None
 
 
-def _questions(
+def pr(positive: np.typing.NDArray[np.bool_], score: FloatArray) -> Curve | None:
+    """(recall, precision), each [K], one point per distinct score, from the highest on.
+
+    `positive`, `score` as of `roc`. Precision belongs to all recalls above the point before, so the area under
+    these steps is the average precision without interpolation. None where nothing is positive.
+    """
+    order = np.argsort(-score, kind="stable")
+    last_of_ties = np.append(np.diff(score[order]) != 0, True)
+    true = np.cumsum(positive[order])[last_of_ties]
+    said = np.flatnonzero(last_of_ties) + 1
+    if not len(true) or not true[-1]:
+        return None
+    return true / true[-1], true / said
+
+
+def at_recall(recall: FloatArray, precision: FloatArray, grid: FloatArray) -> FloatArray:
+    """The precision at each recall of `grid` [G]: that of the first point that reaches it."""
+    first = np.searchsorted(recall, np.minimum(grid, recall[-1]) - 1e-12, side="left")
+    return np.asarray(precision[first])
+
+
+def pr_of_system(rows: pd.DataFrame, classes: Sequence[str], task: str = "classes") -> Curve | None:
+    """One system's precision-recall curve as steps (to the left of each point); averaged as in `roc_of_system`.
+
+    The mean is taken at every recall of any of the curves, so its area is the mean of their average precisions
+    (above MAX_GRID recalls: at an even grid).
+    """
+    by_fold = []
+    for _, fold in rows.groupby("fold", sort=True):
+        found = [pr(positive, score) for _, positive, score in questions(fold, classes, task)]
+        known = [curve for curve in found if curve is not None]
+        if known:
+            by_fold.append(_mean_steps(known))
+    return _mean_steps(by_fold) if by_fold else None
+
+
+def _mean_steps(curves: Sequence[Curve]) -> Curve:
+    if len(curves) == 1:
+        return curves[0]
+    grid = np.unique(np.concatenate([recall for recall, _ in curves]))
+    grid = grid[grid > 0]
+    if len(grid) > MAX_GRID:
+        grid = np.linspace(1 / MAX_GRID, 1.0, MAX_GRID)
+    return grid, np.mean([at_recall(*curve, grid) for curve in curves], axis=0)
+
+
+def questions(
     rows: pd.DataFrame, classes: Sequence[str], task: str
-) -> Iterator[tuple[np.typing.NDArray[np.bool_], FloatArray]]:
-    """(positive, score) of each yes-or-no question that the rows answer."""
+) -> Iterator[tuple[IntArray, np.typing.NDArray[np.bool_], FloatArray]]:
+    """(positions in `rows`, positive, score), each [M], of each yes-or-no question that the rows answer."""
+    every = np.arange(len(rows), dtype=np.int64)
     if task == "multilabel":
         marks = label_marks(rows["y_true"], len(classes))
         for number, name in enumerate(classes):
             known = marks[:, number] >= 0
-            yield marks[known, number] == 1, rows[f"y_score_{name}"].to_numpy(dtype=np.float64)[known]
+            yield (
+                every[known],
+                marks[known, number] == 1,
+                rows[f"y_score_{name}"].to_numpy(dtype=np.float64)[known],
+            )
         return
     truth = rows["y_true"].to_numpy(dtype=str)
     for name in classes[1:] if len(classes) == 2 else classes:
-        yield truth == name, rows[f"y_score_{name}"].to_numpy(dtype=np.float64)
+        yield every, truth == name, rows[f"y_score_{name}"].to_numpy(dtype=np.float64)
 
 
 def label_marks(y_true: Column, count: int) -> IntArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import textwrap
@@ -12,6 +13,7 @@ from typing import Any, Final, cast
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from featprobe.report.wording import one_line
 
@@ -87,3 +89,24 @@ def plain(text: str, characters: int = 0) -> str:
         return line
     tied = line.replace(" \N{MIDDLE DOT} ", " \N{MIDDLE DOT}\N{NO-BREAK SPACE}")
     return "\n".join(textwrap.wrap(tied, characters, break_on_hyphens=False))
+
+
+MOST_SVG: Final = 80_000
+"""Bytes of an SVG that goes onto the page; larger ones, such as maps of thousands of points, go as PNG."""
+
+
+COLOURS_ON_PAGE: Final = 96
+
+
+def on_page(files: dict[str, bytes]) -> str:
+    """The data URI of a rendered figure: its SVG, or where that is large a PNG of few colours, if it is smaller."""
+    svg = files["svg"]
+    if len(svg) > MOST_SVG:
+        sink = io.BytesIO()
+        with Image.open(io.BytesIO(files["png"])) as picture:
+            size = (max(picture.width * 3 // 4, 1), max(picture.height * 3 // 4, 1))
+            small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        small.quantize(COLOURS_ON_PAGE).save(sink, "PNG", optimize=True)
+        if sink.tell() < len(svg):
+            return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from featprobe.records import EmbeddingMap, FloatArray, IntArray
+from featprobe.records import EmbeddingMap, FloatArray, IntArray, Thumbnails
 from featprobe.report import curves
-from featprobe.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, LIGHT, MARKERS, plain
+from featprobe.report.drawing import BLUE, COLOURS, GREY, INK, LIGHT, MARKERS, plain
 from featprobe.report.panels import Panel
 from featprobe.report.wording import (
     MEASURED,
-    MINUS,
     in_sentence,
     known_metric,
     lower_is_better,
@@ -28,11 +29,12 @@ WIDTH = 4.8
 PAGE_WIDTH = 9.6
 MATRICES_PER_ROW = ((3, 4), (12, 3), (24, 2), (10**9, 1))
 """(at most so many classes, matrices side by side): the cells stay large enough for their counts."""
-MAX_CURVES = 8
 MAX_MATRICES = 8
 MAX_COUNTED_CLASSES = 12
 MAX_VECTOR_POINTS = 3000
 SCATTERS_PER_ROW = 4
+PINNED_SIDE = 5
+"""Pictures of an embedding map stand in a grid of so many places a side, one in each at most."""
 
 
 def forest(panel: Panel) -> Figure:
@@ -106,55 +108,6 @@ def _forest_legend(axes: Axes, height: float) -> None:
         borderaxespad=0,
         handletextpad=0.2,
     )
-
-
-def roc(panel: Panel) -> Figure | None:
-    """One ROC curve per system, at most MAX_CURVES, best first; None where no curve is defined."""
-    if panel.task == "continuous":
-        return None
-    figure = Figure(figsize=(WIDTH, WIDTH * 0.86))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    handles: list[Line2D] = []
-    enough = len(panel.classes) > (1 if panel.ranked else 0)
-    for system in panel.systems:
-        rows = panel.predictions[panel.predictions["system"] == system]
-        curve = curves.roc_of_system(rows, panel.classes, panel.task) if enough else None
-        if curve is None or len(handles) == MAX_CURVES:
-            continue
-        position = len(handles)
-        (line,) = axes.plot(
-            *curve, color=COLOURS[position], linestyle=DASHES[position % len(DASHES)], linewidth=1.4, zorder=3
-        )
-        line.set_label(f"{_area(panel, system)}{plain(system, 42)}")
-        handles.append(line)
-    if not handles:
-        return None
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (1, 2)))
-    axes.set(xlim=(-0.01, 1.0), ylim=(0.0, 1.01), aspect="equal")
-    axes.grid(color=LIGHT, linewidth=0.4)
-    axes.set_xlabel(f"False positive rate (1 {MINUS} specificity)")
-    axes.set_ylabel("True positive rate (sensitivity)")
-    legend = axes.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.0, -0.13),
-        handlelength=2.6,
-        borderpad=0,
-        borderaxespad=0,
-        alignment="left",
-    )
-    if _area(panel, panel.systems[0]):
-        legend.set_title(f"{'AUROC' if panel.ranked else 'Macro AUROC'} [interval], system")
-    return figure
-
-
-def _area(panel: Panel, system: str) -> str:
-    """The system's AUROC with interval from the estimates ("" where there is none)."""
-    for metric in panel.metrics:
-        cell = panel.cells.get((system, metric))
-        if known_metric(metric) in {"auroc", "macro_auroc"} and cell is not None:
-            return f"{' '.join(panel.shown(metric, cell))}  "
-    return ""
 
 
 def matrices(panel: Panel) -> Figure | None:
@@ -262,8 +215,11 @@ def _scatter(axes: Axes, true: FloatArray, said: FloatArray, limits: tuple[float
     axes.grid(color=LIGHT, linewidth=0.4)
 
 
-def embedding(item: EmbeddingMap) -> Figure:
-    """The points of an embedding map by class; colour and marker both tell the class."""
+def embedding(item: EmbeddingMap, pictures: Thumbnails | None = None) -> Figure:
+    """The points of an embedding map by class; colour and marker both tell the class.
+
+    With `pictures` some points, apart from each other, carry the picture of their image.
+    """
     figure = Figure(figsize=(WIDTH, WIDTH * 0.8))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     size = float(np.clip(2500 / max(len(item.xy), 1), 4, 22))
@@ -288,6 +244,8 @@ def embedding(item: EmbeddingMap) -> Figure:
         name = item.label_names[position] if position >= 0 else "no label"
         label = plain(f"{name} ({len(points)})", 40)
         handles.append(Line2D([], [], linestyle="", color=colour, marker=marker, markersize=5, label=label))
+    if pictures is not None:
+        _pin_pictures(axes, item, pictures)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(f"{plain(item.method)}, first axis")
@@ -301,6 +259,31 @@ def embedding(item: EmbeddingMap) -> Figure:
         borderaxespad=0,
     )
     return figure
+
+
+def _pin_pictures(axes: Axes, item: EmbeddingMap, pictures: Thumbnails) -> None:
+    """Pictures, framed in their class's colour, on a grid of places so that none hides another."""
+    row_of = {name: row for row, name in enumerate(pictures.id.tolist())}
+    low, high = item.xy.min(axis=0), item.xy.max(axis=0)
+    place = (item.xy - low) / np.maximum(high - low, 1e-12)
+    cells = np.minimum((place * PINNED_SIDE).astype(np.int64), PINNED_SIDE - 1)
+    off_centre = np.abs(place * PINNED_SIDE - cells - 0.5).sum(axis=1)
+    taken: set[tuple[int, int]] = set()
+    for point in np.argsort(off_centre, kind="stable"):
+        name, cell = str(item.id[point]), (int(cells[point, 0]), int(cells[point, 1]))
+        if name not in row_of or cell in taken:
+            continue
+        taken.add(cell)
+        colour = COLOURS[item.label[point] % len(COLOURS)] if item.label[point] >= 0 else LIGHT
+        box = OffsetImage(pictures.grey[row_of[name]], zoom=0.62, cmap="gray", norm=Normalize(0, 255))
+        framed = AnnotationBbox(
+            box,
+            (float(item.xy[point, 0]), float(item.xy[point, 1])),
+            pad=0.08,
+            bboxprops={"edgecolor": colour, "linewidth": 1.2, "facecolor": colour},
+        )
+        framed.set_zorder(4)
+        axes.add_artist(framed)
 
 
 def _columns(handles: Sequence[Line2D]) -> int:

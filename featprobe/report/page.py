@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
+from urllib.parse import quote
 
 from featprobe.records import ReportContent
-from featprobe.report import figures, tables
+from featprobe.report import examples, paper, tables
 from featprobe.report.canaries import canaries_table
-from featprobe.report.drawing import render
 from featprobe.report.files import write_all
 from featprobe.report.label_studies import label_part, title_of_study
 from featprobe.report.leaks import galleries
+from featprobe.report.output import Output, Picture
+from featprobe.report.page_figures import MAX_MAPS, pictures
 from featprobe.report.panels import Panel, panels
+from featprobe.report.rank_figures import critical_difference, describe_ranks
 from featprobe.report.reliability import trust_part
 from featprobe.report.subgroups import subgroup_sections
 from featprobe.report.targets import target_fact
 from featprobe.report.templating import template
-from featprobe.report.wording import (
-    LEVEL,
-    METRICS,
-    in_sentence,
-    known_metric,
-    metric_label,
-    slug,
-    span,
-)
+from featprobe.report.wording import LEVEL, METRICS, in_sentence, slug, span
 
 MAX_PAIRS = 12
 TRACED = (
@@ -49,54 +40,37 @@ TRACED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure on the page: the SVG as a data URI, words in its place, what it shows and how to read it."""
+class Who:
+    """A system as the page asks for it: `key` for the filters (backbone|mode, quoted), `tip` for who points at it."""
 
-    name: str
-    source: str
-    alt: str
-    caption: str
-    wide: bool = False
+    key: str
+    tip: str
 
 
-@dataclass(slots=True)
-class Output:
-    """What will be written, by path relative to the folder, gathered before the first byte is."""
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One group of boxes: (value, label) of each."""
 
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    def table(self, name: str, table: tables.Table) -> tables.Table:
-        """Adds the table as Markdown and LaTeX, and returns it."""
-        self.files[f"tables/{name}.md"] = tables.to_markdown(table)
-        self.files[f"tables/{name}.tex"] = tables.to_latex(table, name)
-        return table
-
-    def picture(
-        self, name: str, draw: Callable[[], Figure | None], alt: str, caption: str, *, wide: bool = False
-    ) -> list[Picture]:
-        """Adds the figure as SVG and PNG, and returns it for the page; nothing where there is nothing to draw."""
-        files = render(draw)
-        self.files |= {f"figures/{name}.{kind}": data for kind, data in files.items()}
-        if not files:
-            return []
-        source = "data:image/svg+xml;base64," + base64.b64encode(files["svg"]).decode()
-        return [Picture(name, source, alt, caption, wide)]
+    key: str
+    label: str
+    choices: tuple[tuple[str, str], ...]
 
 
 def write_report(content: ReportContent, out: Path) -> Path:
-    """Write out/report.html, out/tables/* and out/figures/*, and return the path of the page.
+    """Write out/report.html, out/tables/*, out/figures/* and the paper pack, and return the path of the page.
 
-    Equal content gives equal bytes. Raises OutputError where `out` can't be written to.
+    The pack (see `featprobe.report.paper`) needs `content.study`. Equal content gives equal bytes. Raises OutputError where `out` can't be written to.
     """
     output = Output()
     shown = panels(content)
+    everyone = [_who(panel) for panel in shown]
     parts = [
         {
-            **_part(panel, output),
+            **_part(panel, who, content, output),
             "subgroups": subgroup_sections(content, panel, output.table, output.files),
             "trust": trust_part(content, panel, output),
         }
-        for panel in shown
+        for panel, who in zip(shown, everyone, strict=True)
     ]
     taken = {panel.slug.lower() for panel in shown}
     labels = [
@@ -110,6 +84,10 @@ def write_report(content: ReportContent, out: Path) -> Path:
         datasets=_amount(len({panel.dataset for panel in shown}), "data set"),
         overview=overview,
         labels=labels,
+        who=_together(everyone),
+        filters=_filters(shown),
+        ranks=list(_ranks(content, output)),
+        pack=paper.write(content, shown, output),
         intervals=_interval_methods(shown),
         comparisons=list(dict.fromkeys(method for panel in shown for method in panel.methods)),
         glossary=[(METRICS[m][0], METRICS[m][1]) for m in tables.used_metrics(shown) if m in METRICS],
@@ -127,20 +105,78 @@ def _amount(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _part(panel: Panel, output: Output) -> dict[str, Any]:
+def _who(panel: Panel) -> dict[str, Who]:
+    """System -> how the page asks for it."""
+    rows = panel.headline.drop_duplicates("system").set_index("system")
+    found = {}
+    for system in panel.systems:
+        row = rows.loc[system]
+        key = "|".join(quote(str(row[name]), safe="") for name in ("backbone", "mode"))
+        tip = f"Fingerprint {str(row['fingerprint'])[:12]}, seed {row['seed']}. {_what(row)}"
+        found[system] = Who(key, tip)
+    return found
+
+
+def _together(everyone: Sequence[Mapping[str, Who]]) -> dict[str, Who]:
+    """The systems of all panels; where one has another fingerprint on each data set, the tip says where to look."""
+    found: dict[str, Who] = {}
+    for panel in everyone:
+        for system, who in panel.items():
+            other = found.setdefault(system, who)
+            if other.tip != who.tip:
+                found[system] = Who(
+                    who.key, "Fingerprint and seed differ between data sets: see their own tables."
+                )
+    return found
+
+
+def _filters(shown: Sequence[Panel]) -> list[Filter]:
+    """Boxes for what there are several of."""
+    rows = [row for panel in shown for row in panel.headline[["backbone", "mode"]].to_dict("records")]
+    groups = [
+        ("backbone", "Backbone", {str(row["backbone"]): str(row["backbone"]) for row in rows}),
+        ("mode", "Trained", {str(row["mode"]): str(row["mode"]) for row in rows}),
+        ("dataset", "Data set", {panel.slug: panel.title for panel in shown}),
+    ]
+    return [
+        Filter(key, label, tuple(sorted(found.items()))) for key, label, found in groups if len(found) > 1
+    ]
+
+
+def _ranks(content: ReportContent, output: Output) -> Iterator[Picture]:
+    """The critical-difference diagram, where systems were ranked over several data sets."""
+    ranks = content.ranks
+    if ranks is not None:
+        caption = f"Mean ranks over {ranks.datasets} data sets; a bar joins systems that can't be told apart ({ranks.method})."
+        yield from output.picture(
+            "critical-difference",
+            lambda: critical_difference(ranks),
+            describe_ranks(ranks),
+            caption,
+            wide=True,
+        )
+
+
+def _part(panel: Panel, who: Mapping[str, Who], content: ReportContent, output: Output) -> dict[str, Any]:
     """What the template shows of one panel."""
     name = panel.slug
     output.files[f"tables/{name}-metrics.csv"] = tables.metrics_csv(panel)
+    metrics = output.table(f"{name}-metrics", tables.metrics_table(panel))
     pairs, canaries = _pair_tables(panel, output), canaries_table(panel)
+    thumbnails = examples.shows(panel, content.pictures)
     if len(panel.predictions) and panel.classes and panel.ranked:
         output.files[f"tables/{name}-confusion.csv"] = tables.confusion_csv(panel)
     return {
         "panel": panel,
+        "who": who,
         "facts": list(_facts(panel)),
-        "table": output.table(f"{name}-metrics", tables.metrics_table(panel)),
+        "table": metrics,
         "pairs": pairs,
         "canaries": output.table(f"{name}-canaries", canaries) if canaries else None,
-        "pictures": list(_pictures(panel, output)),
+        "pictures": list(pictures(panel, output, thumbnails)),
+        "gallery": examples.gallery(panel, thumbnails) if thumbnails else None,
+        "gallery_cut": _gallery_cut(panel),
+        "maps_left": _maps_left(panel),
         "metric": in_sentence(panel.main),
     }
 
@@ -175,95 +211,6 @@ def _facts(panel: Panel) -> Iterator[tuple[str, str]]:
         yield fact
 
 
-def _pictures(panel: Panel, output: Output) -> Iterator[Picture]:
-    name, words = panel.slug, _in_words(panel)
-    kinds: tuple[tuple[str, Callable[[Panel], Figure | None], str, str], ...] = (
-        ("forest", figures.forest, figures.describe_forest(panel), _forest_caption(panel)),
-        ("roc", figures.roc, f"ROC curves on {panel.title}, one per system. {words}", _roc_caption(panel)),
-    )
-    for kind, draw, alt, caption in kinds:
-        yield from output.picture(f"{name}-{kind}", functools.partial(draw, panel), alt, caption)
-    taken: set[str] = set()
-    for item in panel.maps:
-        alt = f"{item.method} map of {len(item.xy)} embeddings of {panel.title}, coloured by {'class' if panel.ranked else 'target'}: {item.title}"
-        yield from output.picture(
-            f"{name}-map-{slug(item.title, taken)}",
-            functools.partial(figures.embedding, item),
-            alt,
-            f"{item.title}. {item.method} map of the embeddings: each point is an image, near points look alike to the backbone. A map shows a tendency; it tests nothing.",
-        )
-    yield from output.picture(
-        f"{name}-scatter",
-        functools.partial(figures.scatters, panel),
-        f"Predicted against true value on {panel.title}, one panel per system. {words}",
-        _scatter_caption(panel),
-        wide=True,
-    )
-    # Matrices need the whole width of the page, so they come last.
-    yield from output.picture(
-        f"{name}-confusion",
-        functools.partial(figures.matrices, panel),
-        f"Confusion matrices on {panel.title}, one per system. {words}",
-        _matrix_caption(panel),
-        wide=True,
-    )
-
-
-def _in_words(panel: Panel) -> str:
-    """Best and worst system, for who does not see the figure; all numbers are in the table."""
-    ends = [panel.systems[0], *([panel.systems[-1]] if len(panel.systems) > 1 else [])]
-    words = []
-    for place, system in zip(("Best", "Last"), ends, strict=False):
-        cell = panel.cells.get((system, panel.main))
-        if cell is not None:
-            words.append(
-                f"{place} by {in_sentence(panel.main)}: {system}, {' '.join(panel.shown(panel.main, cell))}."
-            )
-    return " ".join(words)
-
-
-def _forest_caption(panel: Panel) -> str:
-    told = (
-        " Filled: can't be told apart from the best. The dotted line marks the best value."
-        if panel.tested
-        else ""
-    )
-    return f"{metric_label(panel.main)} with interval, best first.{told}"
-
-
-def _roc_caption(panel: Panel) -> str:
-    kind = (
-        f"positive class: {panel.classes[1]}"
-        if len(panel.classes) == 2
-        else "each class against the rest, averaged over classes"
-    )
-    if panel.task == "multilabel":
-        kind = "each label on the rows where it is known, averaged over labels"
-    folds = f"; mean of the {panel.folds} folds' curves at each false positive rate" if panel.folds else ""
-    cut = len(panel.systems) - figures.MAX_CURVES
-    more = f" The {figures.MAX_CURVES} best of {len(panel.systems)} systems are shown." if cut > 0 else ""
-    area = " The legend gives AUROC with interval." if _has_area(panel) else ""
-    return f"ROC curves ({kind}{folds}).{area}{more}"
-
-
-def _has_area(panel: Panel) -> bool:
-    return any(known_metric(metric) in {"auroc", "macro_auroc"} for metric in panel.metrics)
-
-
-def _scatter_caption(panel: Panel) -> str:
-    folds = "; each row is predicted in the fold that holds it out" if panel.folds else ""
-    cut = len(panel.systems) > figures.MAX_MATRICES
-    more = f" The {figures.MAX_MATRICES} best of {len(panel.systems)} systems are shown." if cut else ""
-    return f"Predicted against true value, one point per test row{folds}. On the dotted line both are equal.{more}"
-
-
-def _matrix_caption(panel: Panel) -> str:
-    folds = " summed over the folds" if panel.folds else ""
-    cut = len(panel.systems) > figures.MAX_MATRICES
-    more = f" The {figures.MAX_MATRICES} best of {len(panel.systems)} systems are shown." if cut else ""
-    return f"Confusion matrices: counts{folds}; the colour is the share of the true class (its row), so dark off the diagonal is a frequent error.{more}"
-
-
 def _interval_methods(shown: Sequence[Panel]) -> list[tuple[str, list[str]]]:
     """(method and estimand, data sets that it is used on)."""
     used: dict[str, list[str]] = {}
@@ -273,24 +220,41 @@ def _interval_methods(shown: Sequence[Panel]) -> list[tuple[str, list[str]]]:
     return list(used.items())
 
 
+def _gallery_cut(panel: Panel) -> str:
+    cut = len(panel.systems) > examples.MOST_SYSTEMS
+    return f"The {examples.MOST_SYSTEMS} best of {len(panel.systems)} systems are offered." if cut else ""
+
+
+def _maps_left(panel: Panel) -> str:
+    left = len(panel.maps) - MAX_MAPS
+    return (
+        f"Maps of the {MAX_MAPS} best are shown; {_amount(left, 'more map')} in figures/." if left > 0 else ""
+    )
+
+
+def _what(row: Any) -> str:
+    """What was run: the columns TRACED that say something, and how much was learnt from."""
+    what = [str(row[name]) for name in TRACED if str(row[name])]
+    parts = {
+        "fraction": f"{row['fraction']:g} of the training labels",
+        "shots": f"{row['shots']} shots per class",
+    }
+    what += [text for name, text in parts.items() if row[name] != {"fraction": 1.0, "shots": 0}[name]]
+    return ", ".join(what)
+
+
 def _traces(shown: Sequence[Panel]) -> list[dict[str, str]]:
-    """Per data set and system what was run: the columns TRACED that say something, sizes, seed, fingerprint."""
+    """Per data set and system what was run, its seed and fingerprint."""
     rows = []
     for panel in shown:
         headline = panel.headline.drop_duplicates("system").set_index("system")
         for system in panel.systems:
             row = headline.loc[system]
-            what = [str(row[name]) for name in TRACED if str(row[name])]
-            parts = {
-                "fraction": f"{row['fraction']:g} of the training labels",
-                "shots": f"{row['shots']} shots per class",
-            }
-            what += [text for name, text in parts.items() if row[name] != {"fraction": 1.0, "shots": 0}[name]]
             rows.append(
                 {
                     "dataset": panel.title,
                     "system": system,
-                    "what": ", ".join(what),
+                    "what": _what(row),
                     "seed": str(row["seed"]),
                     "fingerprint": str(row["fingerprint"]),
                 }

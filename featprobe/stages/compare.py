@@ -36,10 +36,14 @@ from featprobe.stages.label_studies import label_studies, sentences
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
+from featprobe.stages.paper import study as whole_study
+from featprobe.stages.pictures import thumbnails
 from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED, add_systems
 from featprobe.stages.trusting import trust_panel
+
+PSEUDONYMIZED = "it was pseudonymized, so none of its images is shown"
 
 
 def compare(config: CompareConfig) -> Summary:
@@ -60,8 +64,11 @@ def compare(config: CompareConfig) -> Summary:
         return Summary(0, 1, (page,))
     content = _content(config, estimates, predictions, runs)
     page = report.write_report(content, out)
+    assert content.study is not None
     folder.record_run(
-        report={"identity": identity, "sha256": _sha256_file(page)}, compare=describe_run(config, "compare")
+        study=content.study.document,
+        report={"identity": identity, "sha256": _sha256_file(page)},
+        compare=describe_run(config, "compare"),
     )
     print(report.console_table(content))
     for study in content.label_studies:
@@ -96,7 +103,7 @@ def _content(
     subgroups = Subgroups.asked(config, predictions)
     caches = _caches(config, runs)
     maps = tuple(embedding_maps(config, caches, estimates)) if config.map != "none" else ()
-    leaks = tuple(leak_pairs(caches, estimates))
+    leaks = tuple(leak_pairs(caches, estimates)) if config.images else ()
     about = predictions.attrs
     studies = label_studies(
         predictions,
@@ -107,7 +114,10 @@ def _content(
     )
     full = in_full(estimates, predictions)
     notes = tuple(_notes(runs, full[0]))
+    loaded = estimates
     every, predictions = add_systems(*by_family(*full, estimates))
+    families = dict(zip(every["dataset"], full[0]["dataset"], strict=True))
+    pictures, hidden = thumbnails(caches, loaded, families) if config.images else ({}, [])
     every = completed(every, predictions, config)
     estimates, _ = shuffled_apart(every)
     predictions, _ = shuffled_apart(predictions)
@@ -150,6 +160,8 @@ def _content(
         standings.append(best[best.in_best_set])
     said |= {report.title_of_study(study): tuple(sentences(study)) for study in studies}
     by_subgroup, spreads = subgroups.frames()
+    schemes = _schemes(runs, estimates)
+    by_data = {families[family]: scheme for family, scheme in schemes.items()}
     return ReportContent(
         title=config.title,
         metric=config.metric or main_metric("classes"),
@@ -159,18 +171,20 @@ def _content(
         best=pd.concat(standings, ignore_index=True),
         classes=classes,
         tasks=tasks,
-        schemes=_schemes(runs, estimates),
+        schemes=schemes,
         maps=maps,
-        leaks=leaks,
+        leaks=tuple(leak for leak in leaks if leak.dataset not in hidden),
         findings=said,
         warnings=(*ailments(runs), *warned),
         canaries=pd.concat(watched, ignore_index=True),
         label_studies=tuple(studies),
         trust=tuple(panel for panel in trusted if panel is not None),
-        notes=notes,
+        notes=(*notes, *(f"{name}: {PSEUDONYMIZED}" for name in hidden)),
         subgroups=by_subgroup,
         spreads=spreads,
         provenance=_provenance(config, estimates, runs),
+        study=whole_study(config, caches, loaded, runs, by_data),
+        pictures=pictures,
     )
 
 

@@ -27,6 +27,7 @@ from featprobe.stages.machine import (
     pick_device,
     versions,
 )
+from featprobe.stages.receipt import extraction
 from featprobe.stages.rules import resolved_rule, with_views
 from featprobe.stages.sources import (
     BackboneRun,
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 class Job:
     """One data set under one recipe: what is to lie in the cache.
 
-    `named`: the preprocessing rule by its name; `asked`: the name it was asked for by.
+    `named`: the preprocessing rule by its name; `asked`: the name it was asked for by; `extractions`: the settings of
+    this extraction and earlier ones that the file was of use to, for the receipt.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Job:
     seed: int
     named: str
     asked: str
+    extractions: tuple[Any, ...] = ()
 
     @property
     def rule_words(self) -> str:
@@ -81,6 +84,7 @@ class Job:
             "preprocessing": self.named,
             "seed": self.seed,
             "canary": self.run.canary,
+            "extractions": list(self.extractions),
         }
 
 
@@ -239,6 +243,10 @@ def _extract_source(
             stack.enter_context(cache.lock(job.path))
             # Looked up under the lock: another process may just have finished this very file.
             entry = next((entry for entry in cache.entries(source.name) if entry.path == job.path), None)
+            earlier = entry.environment.get("extractions", []) if entry is not None else []
+            job = dataclasses.replace(  # noqa: PLW2901 - what the file was asked for before is known only now
+                job, extractions=tuple(extraction(config, job.source.spec, job.run, earlier))
+            )
             heals = entry is not None and entry.n < entry.n_images and passes.quarantine_heals(cache, job)
             if entry is not None and not heals and set(job.poolings) <= set(entry.poolings):
                 _refresh(cache, job, entry, device)

@@ -20,7 +20,6 @@ from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
     Question,
     announce,
-    describe_run,
     identity,
     judged,
     question,
@@ -30,6 +29,7 @@ from featprobe.stages.evaluation import (
 )
 from featprobe.stages.extract import load_backbone, recipe_for
 from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, offline, pick_device
+from featprobe.stages.receipt import remember
 from featprobe.stages.rules import resolved_rule
 from featprobe.stages.sources import (
     BackboneRun,
@@ -97,6 +97,7 @@ def finetune(config: FinetuneConfig) -> Summary:
     keep_freed_memory(device)
     folder = ResultsFolder(config.out)
     computed = reused = 0
+    recipes, data = {}, {}
     for source in sources:
         shelf, samples = _decoded(source, config, intensity)
         for seed in seeds(config):
@@ -104,14 +105,16 @@ def finetune(config: FinetuneConfig) -> Summary:
             subject = _subject(source, shelf, samples, own)
             if seed == config.seed:
                 announce(subject.question)
+            data[source.name] = subject.question.samples
             for run in runs:
                 for unit in _units(own, subject, run):
+                    recipes[unit.initial.fingerprint] = unit.initial
                     if stored(folder, unit.hash, unit.key, unit.initial):
                         reused += 1
                         continue
                     _train(own, folder, subject, unit, device)
                     computed += 1
-    folder.record_run(finetune=describe_run(config, "finetune"))
+    remember(folder, "finetune", config, recipes, data, computed=bool(computed))
     print(
         f"finetune: {computed} computed, {reused} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
     )

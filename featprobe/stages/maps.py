@@ -54,6 +54,7 @@ def _map(table: EmbeddingTable, config: CompareConfig) -> EmbeddingMap:
         xy=xy,
         label=label[rows],
         label_names=names,
+        id=table.samples.id[rows],
     )
 
 

@@ -20,7 +20,6 @@ from featprobe.stages.calibrating import need_calibratable, varied
 from featprobe.stages.evaluation import (
     Question,
     announce,
-    describe_run,
     identity,
     judged,
     question,
@@ -34,6 +33,7 @@ from featprobe.stages.fusing import fit, fused_units, work_of
 from featprobe.stages.machine import need_writable
 from featprobe.stages.models import save_models
 from featprobe.stages.protocols import SEARCHED, Ask, asks, protocols_of
+from featprobe.stages.receipt import remember
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED
 from featprobe.stages.tables import Material, Table, materials
@@ -73,7 +73,14 @@ def probe(config: ProbeConfig) -> Summary:
         if not stored(folder, unit.hash, unit.key, *(table.recipe for table in unit.tables))
     ]
     _fit_all(cache, config, folder, todo)
-    folder.record_run(probe=describe_run(config, "probe"))
+    remember(
+        folder,
+        "probe",
+        config,
+        {table.fingerprint: table.recipe for unit in units for table in unit.tables},
+        {unit.subject.name: unit.subject.samples for unit in units},
+        computed=bool(todo),
+    )
     if config.models:
         save_models(cache, config, units)
     print(

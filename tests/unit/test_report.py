@@ -194,10 +194,12 @@ def test_the_page_loads_nothing_and_every_figure_speaks(out: Path) -> None:
         if k in {"src", "href", "srcset", "data"}
     ]
     assert loads
-    assert all(value is not None and re.match(r"#|data:image/svg\+xml;base64,", value) for value in loads)
+    assert all(
+        value is not None and re.match(r"#|data:image/(svg\+xml|png);base64,", value) for value in loads
+    )
     assert not re.search(r"@import|url\(|https?://", (out / "report.html").read_text(encoding="utf-8"))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 8
+    assert len(images) == 10
     assert all(attributes["alt"] for attributes in images)
     names = [tag for tag, _ in page.tags]
     assert {"header", "nav", "main", "footer"} <= set(names)
@@ -225,7 +227,7 @@ def test_every_figure_and_table_is_there_and_well_formed(out: Path) -> None:
     stems = {
         f"{name}-{kind}"
         for name in ("dermoscopy_ham10000_subset", "brain_mri")
-        for kind in ("forest", "roc", "confusion", "map-dinov2_vits14-pretrained-cls")
+        for kind in ("forest", "roc", "pr", "confusion", "map-dinov2_vits14-pretrained-cls")
     }
     assert {path.stem for path in (out / "figures").glob("*.svg")} == stems
     assert {path.stem for path in (out / "figures").glob("*.png")} == stems

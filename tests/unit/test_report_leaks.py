@@ -89,7 +89,7 @@ def test_the_report_shows_leaks_where_there_are_any(tmp_path):
     assert "leaks" not in without.partition("</style>")[2]
     shown = dataclasses.replace(content, leaks=(pair(), pair("group", "other")))
     page = write_report(shown, tmp_path / "with").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count('src="data:image/png;base64,') == 4
     assert '<a href="#leaks">' in page
     assert "scans: Near copies" in page
     assert "other: Same group" in page

@@ -91,7 +91,7 @@ def test_every_target_has_its_whole_page(tmp_path: Path, task: str, folds: tuple
     page = write_report(made, tmp_path).read_text(encoding="utf-8")
     drawn = {path.stem.removeprefix(f"{task}-") for path in (tmp_path / "figures").glob("*.svg")}
     expected = {"forest", "map-b-gap"}
-    expected |= {"scatter"} if task == "continuous" else {"roc"}
+    expected |= {"scatter"} if task == "continuous" else {"roc", "pr"}
     expected |= {"confusion"} if task in {"classes", "ordinal"} else set()
     assert drawn == expected
     assert (tmp_path / "tables" / f"{task}-confusion.csv").exists() == ("confusion" in drawn)

@@ -1,0 +1,291 @@
+"""The paper pack says what was run, cites what it says, and leaves to the authors what only they know."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featprobe.config import CompareConfig, ExtractConfig, FinetuneConfig, ProbeConfig
+from featprobe.options import as_mapping, from_mapping
+from featprobe.records import BackboneFacts, DataFacts, FitFacts, MeanRanks, ReportContent, Study
+from featprobe.report import bands, checklist, curves, methods, references, word, write_report
+from featprobe.report.panels import panels
+from featprobe.report.rank_figures import critical_difference, describe_ranks
+from featprobe.report.tables import Entry, Table, to_latex
+from tests.unit.test_report import content_of, rows_of
+
+HOSTILE = "we{i}rd_&%$#~^\\name"
+
+
+def study(**changes: object) -> Study:
+    data = DataFacts(
+        name="derm_&_more",
+        task="classes",
+        images=423,
+        groups=279,
+        cases=423,
+        groups_declared=True,
+        classes={"nv": 300, "mel": 123},
+        scheme="grouped 5-fold cross-validation",
+        n_train=(338, 339),
+        n_test=(84, 85),
+        n_groups=(55, 57),
+    )
+    known = dataclasses.replace(
+        data, name="pneumoniamnist", kind="medmnist:pneumoniamnist", scheme="user's split"
+    )
+    backbone = BackboneFacts(
+        name="dinov2_vits14",
+        weights="pretrained",
+        architecture="vit_small_patch14_dinov2.lvd142m",
+        weights_sha256="ab" * 32,
+        preprocessing="resize256-crop224-bicubic",
+        precision="fp32",
+        poolings=("cls",),
+        licence="Apache-2.0",
+        citation="Oquab et al., DINOv2, TMLR 2024 (arXiv 2304.07193)",
+    )
+    own = dataclasses.replace(
+        backbone, name=HOSTILE, citation=f"{HOSTILE}, 2031 (arXiv 3101.00001)", licence=""
+    )
+    control = dataclasses.replace(backbone, weights="random", canary=True)
+    values: dict[str, object] = {
+        "data": (data, known),
+        "backbones": (backbone, own, control),
+        "fits": (
+            FitFacts(
+                mode="frozen",
+                what="logistic",
+                protocol="uni",
+                describe="C = M K / 100",
+                source="Chen 2024",
+                differs=("x",),
+            ),
+            FitFacts(
+                mode="full", what="linear-head", protocol="featprobe", training={"lr": 0.001, "epochs": 3}
+            ),
+        ),
+        "seeds": (0, 1),
+        "amounts": ("10 %", "100 %"),
+        "resamples": (500, 2000),
+        "versions": {"featprobe": "0.1.0", "torch": "2.9", "scikit-learn": "1.9"},
+        "document": {"study": {"title": "t"}},
+        "toml": '[study]\ntitle = "t"\n',
+    }
+    return Study(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def made() -> ReportContent:
+    plain = content_of({"derm_&_more": (("nv", "mel"), ("test",))}, {"one": 1.4, "two": 0.6}, 30, maps=())
+    return dataclasses.replace(plain, study=study())
+
+
+@pytest.fixture(scope="module")
+def out(made: ReportContent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(made, tmp_path_factory.mktemp("paper")).parent
+
+
+def test_the_methods_say_what_was_run(out: Path) -> None:
+    text = (out / "methods.md").read_text(encoding="utf-8")
+    for words in (
+        "423 images, 2 classes (nv 300, mel 123), from 279 independent groups",
+        "338\N{EN DASH}339 training and 84\N{EN DASH}85 test rows (55\N{EN DASH}57 test groups)",
+        "The data set's own split was used",
+        "weights: pretrained, SHA-256 abababababab, licence: Apache-2.0",
+        "resize256-crop224-bicubic",
+        "protocol uni; Chen 2024",
+        "Unlike the publication: x.",
+        "lr 0.001, epochs 3",
+        "Amounts of training labels, each nested in the next: 10 %, 100 %.",
+        "this fitted model on new groups",
+        "Seeds of splits, fits and resamples: 0, 1.",
+        "scikit-learn 1.9",
+    ):
+        assert words in text, words
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "[@" not in page
+    assert "423 images, 2 classes" in page
+
+
+def test_every_citation_is_in_the_bibliography_once(out: Path) -> None:
+    text = (out / "methods.md").read_text(encoding="utf-8")
+    bib = (out / "references.bib").read_text(encoding="utf-8")
+    keys = re.findall(r"^@\w+\{([^,]+),", bib, re.MULTILINE)
+    assert len(keys) == len(set(keys))
+    cited = {
+        key for group in re.findall(r"\[((?:@[^\]]+))\]", text) for key in re.findall(r"@([\w-]+)", group)
+    }
+    assert {"oquab2024dinov2", "yang2023medmnist", "efron1993bootstrap"} <= cited <= set(keys)
+    assert {"tejani2024claim", "collins2024tripod", "featprobe"} <= set(keys)
+    assert "% data set derm_&_more: to be filled in by the authors" in bib
+    assert "Weights of dinov2\\_vits14: Apache-2.0" in bib
+    for entry in re.split(r"\n(?=@)", bib)[1:]:
+        body = entry.split("\n%")[0]
+        assert body.replace(r"\{", "").replace(r"\}", "").count("{") == body.replace(r"\{", "").replace(
+            r"\}", ""
+        ).count("}"), body
+
+
+def test_every_curated_entry_is_whole() -> None:
+    for key, entry in references.curated().items():
+        assert entry.startswith("@")
+        assert entry.endswith("\n}")
+        assert {"author", "title", "year"} <= set(re.findall(r"^  (\w+) = ", entry, re.MULTILINE)), key
+    listed = {*references.SOFTWARE.values(), *references.METHODS.values(), *references.GUIDELINES}
+    assert listed <= set(references.curated())
+
+
+def test_the_checklists_are_whole_and_say_who_must_answer(made: ReportContent, out: Path) -> None:
+    items = checklist.items(made, study(), panels(made))
+    claim = [item for item in items if item.guideline == "CLAIM 2024"]
+    tripod = [item for item in items if item.guideline == "TRIPOD+AI"]
+    assert [item.number for item in claim] == [str(number) for number in range(1, 45)]
+    assert {re.sub("[a-z]", "", item.number) for item in tripod} == {str(number) for number in range(1, 28)}
+    assert len(tripod) == 52
+    answers = {item.number: item.answer for item in claim}
+    assert (
+        answers["20"]
+        == "derm_&_more: group (patient, lesion or study); pneumoniamnist: group (patient, lesion or study)"
+    )
+    assert answers["30"] == "Repeated with the seeds 0, 1"
+    assert answers["7"] == ""
+    assert answers["11"] == answers["34"] == ""
+    text = (out / "checklist.md").read_text(encoding="utf-8")
+    assert text.count(checklist.TO_FILL) == sum(not item.answer for item in items)
+    undeclared = dataclasses.replace(study().data[0], groups_declared=False)
+    said = checklist.items(made, study(data=(undeclared,)), panels(made))
+    assert "no groups were declared" in next(item.answer for item in said if item.number == "20")
+
+
+def test_the_word_document_holds_every_table(out: Path) -> None:
+    docx = pytest.importorskip("docx")
+    document = docx.Document(out / "tables" / "tables.docx")
+    assert len(document.tables) == 2
+    first = [[cell.text for cell in row.cells] for row in document.tables[0].rows]
+    assert first[0][:2] == ["System", "Balanced accuracy"]
+    assert first[1][0] == "one"
+    assert re.fullmatch(r"● 0\.\d{3} \[0\.\d{3}, \d\.\d{3}\]", first[1][1])
+    table = Table("c", ("System", "x"), ((Entry("a"), Entry("1", "[0, 2]", marked=True)),), "note")
+    assert word.document({"t": table}) == word.document({"t": table})
+
+
+def test_without_python_docx_the_page_says_what_to_type(
+    made: ReportContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "docx", None)
+    page = write_report(made, tmp_path).read_text(encoding="utf-8")
+    assert "pip install 'featprobe[docx]'" in page
+    assert not (tmp_path / "tables" / "tables.docx").exists()
+
+
+def test_the_tables_compile(out: Path, tmp_path: Path) -> None:
+    if not shutil.which("pdflatex"):
+        pytest.skip("pdflatex is not installed")
+    odd = to_latex(
+        Table(
+            HOSTILE,
+            (HOSTILE, "x"),
+            ((Entry(HOSTILE), Entry("\N{MINUS SIGN}0.1", "[\N{MINUS SIGN}0.2, 0.1]", marked=True)),),
+        ),
+        "odd",
+    )
+    body = (
+        "\n".join(path.read_text(encoding="utf-8") for path in sorted((out / "tables").glob("*.tex")))
+        + odd.decode()
+    )
+    head = "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(f"{head}{body}\n\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-1500:]
+
+
+def test_settings_come_back_from_their_tables() -> None:
+    for config in (
+        ExtractConfig(
+            data=("a.csv", "b"),
+            backbone=("x", "y"),
+            image_size=(224, 518),
+            canaries=True,
+            pseudonymize=Path("k"),
+        ),
+        ProbeConfig(fraction=(0.1, 1.0), out=Path("o"), holdout=0.2, seed=4),
+        FinetuneConfig(augment=False, lr=1e-3, mode=("head", "full")),
+        CompareConfig(images=False, metric="auroc"),
+    ):
+        assert from_mapping(type(config), as_mapping(config), "here") == config
+    assert as_mapping(ProbeConfig()) == {}
+
+
+def test_precision_recall_steps_hold_the_mean_average_precision() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    _, rows = rows_of("d", ("a", "b", "c"), ("0", "1"), {"s": 0.8}, 40)
+    areas = [
+        metrics.average_precision_score(fold["y_true"] == name, fold[f"y_score_{name}"])
+        for _, fold in rows.groupby("fold")
+        for name in ("a", "b", "c")
+    ]
+    curve = curves.pr_of_system(rows, ("a", "b", "c"))
+    assert curve is not None
+    recall, precision = curve
+    assert np.diff(np.append(0.0, recall)) @ precision == pytest.approx(np.mean(areas), abs=1e-12)
+    assert curves.pr(np.zeros(3, dtype=bool), np.arange(3.0)) is None
+
+
+def test_a_band_is_that_of_the_rows_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rows = rows_of("d", ("a", "b"), ("test",), {"s": 1.0}, 60)
+    rows = rows.assign(group=[f"g{i // 3}" for i in range(60)])
+    monkeypatch.setattr(bands, "RESAMPLES", 40)
+    weights = bands._weights(rows["group"].to_numpy(dtype=str), np.random.default_rng(bands.SEED))
+    assert (weights.reshape(40, 20, 3) == weights.reshape(40, 20, 3)[:, :, :1]).all()
+    drawn = []
+    for one in weights:
+        again = rows.loc[rows.index.repeat(one.astype(int))]
+        curve = curves.pr_of_system(again, ("a", "b"))
+        assert curve is not None
+        drawn.append(curves.at_recall(*curve, bands.GRID))
+    band = bands.pr_band(rows, ("a", "b"), "classes")
+    assert band is not None
+    np.testing.assert_allclose(band[1:], np.quantile(drawn, [0.025, 0.975], axis=0), atol=1e-6)
+    roc = bands.roc_band(rows, ("a", "b"), "classes")
+    assert roc is not None
+    assert (roc[1] <= roc[2]).all()
+    single = rows[rows["y_true"] == "a"]
+    assert bands.roc_band(single, ("a", "b"), "classes") is None
+
+
+def test_ties_are_the_largest_sets_within_the_critical_difference() -> None:
+    # Demsar (JMLR 7, 2006), figure 1a: mean ranks 3.143, 2.000, 2.893, 1.964 of four classifiers, CD 1.25 (Nemenyi).
+    names = ("C4.5", "C4.5+m", "C4.5+cf", "C4.5+m+cf")
+    ranks = MeanRanks(names, np.array([3.143, 2.000, 2.893, 1.964]), 14, "Nemenyi", critical_difference=1.25)
+    assert ranks.ties() == [(3, 1, 2, 0)]
+    near = dataclasses.replace(ranks, critical_difference=1.0)
+    assert near.ties() == [(3, 1, 2), (2, 0)]
+    none = dataclasses.replace(ranks, critical_difference=0.01)
+    assert none.ties() == []
+    given = dataclasses.replace(ranks, critical_difference=None, cliques=((3, 1), (0,)))
+    assert given.ties() == [(3, 1)]
+    assert "C4.5+m+cf 1.96; C4.5+m 2.00" in describe_ranks(ranks)
+
+
+def test_the_critical_difference_diagram_is_on_the_page(made: ReportContent, tmp_path: Path) -> None:
+    ranks = MeanRanks(
+        ("one", "two", "<three>"), np.array([1.2, 2.1, 2.7]), 5, "Nemenyi", critical_difference=1.0
+    )
+    page = write_report(dataclasses.replace(made, ranks=ranks, study=None), tmp_path)
+    assert (tmp_path / "figures" / "critical-difference.svg").exists()
+    assert "Mean ranks over 5 data sets" in page.read_text(encoding="utf-8")
+    assert not (tmp_path / "methods.md").exists()
+    assert critical_difference(dataclasses.replace(ranks, systems=("one",), mean=np.array([1.0]))) is None
+
+
+def test_a_page_without_citations_reads_as_plain_text() -> None:
+    assert methods.without_citations("a\\_b [@x2020; @y] &lt;c&gt;.") == "a_b <c>."
