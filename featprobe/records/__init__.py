@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from featprobe.records.outcome import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, Predictions, RunKey
 from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
-from featprobe.records.reporting import EmbeddingMap, LabelStudy, LeakPair, ReportContent
+from featprobe.records.reporting import (
+    CriticalDifference,
+    EmbeddingMap,
+    LabelStudy,
+    LeakPair,
+    ReportContent,
+    Statistics,
+)
 from featprobe.records.samples import Quarantine, Samples, images_sha256
 from featprobe.records.trusting import ReliabilityCurve, SelectiveCurve, TrustPanel
 from featprobe.records.values import (
@@ -41,6 +48,7 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "AnyArray",
+    "CriticalDifference",
     "EmbeddingMap",
     "EmbeddingTable",
     "Estimate",
@@ -57,6 +65,7 @@ __all__ = [
     "RunKey",
     "Samples",
     "SelectiveCurve",
+    "Statistics",
     "TextArray",
     "TrustPanel",
     "canonical_json",

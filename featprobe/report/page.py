@@ -20,6 +20,7 @@ from featprobe.report.label_studies import label_part, title_of_study
 from featprobe.report.leaks import galleries
 from featprobe.report.panels import Panel, panels
 from featprobe.report.reliability import trust_part
+from featprobe.report.statistics import Block, statistics_blocks
 from featprobe.report.subgroups import subgroup_sections
 from featprobe.report.targets import target_fact
 from featprobe.report.templating import template
@@ -71,6 +72,12 @@ class Output:
         self.files[f"tables/{name}.tex"] = tables.to_latex(table, name)
         return table
 
+    def block(self, block: Block) -> Block:
+        """Adds a table of the statistics as Markdown, LaTeX and, in full precision, CSV, and returns it."""
+        self.table(block.name, block.table)
+        self.files[f"tables/{block.name}.csv"] = block.rows.to_csv(index=False, lineterminator="\n").encode()
+        return block
+
     def picture(
         self, name: str, draw: Callable[[], Figure | None], alt: str, caption: str, *, wide: bool = False
     ) -> list[Picture]:
@@ -115,6 +122,7 @@ def write_report(content: ReportContent, out: Path) -> Path:
         glossary=[(METRICS[m][0], METRICS[m][1]) for m in tables.used_metrics(shown) if m in METRICS],
         traces=_traces(shown),
         leaks=galleries(content.leaks),
+        statistics=[output.block(block) for block in statistics_blocks(content, shown)],
         level=LEVEL,
         cross_validated=any(panel.folds for panel in shown),
     )
