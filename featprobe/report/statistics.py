@@ -91,7 +91,7 @@ def _panel_blocks(content: ReportContent, panel: Panel) -> Iterator[Block]:
     rows = pick(content.statistics.standings, dataset=panel.dataset, level=panel.level, metric=panel.main)
     if len(rows) > 1 and rows["behind_high"].notna().all():
         yield Block(f"{panel.slug}-standings", _standings_table(panel, rows), rows)
-    elif "reported_low" in rows:
+    elif _reported(rows):
         yield Block(f"{panel.slug}-standings", _reported_table(panel, rows), rows)
     pairs = pick(content.comparisons, dataset=panel.dataset, level=panel.level, metric=panel.main)
     open_pairs = pairs[pairs["p_adjusted"] >= LEVEL] if "groups_needed" in pairs else pairs.iloc[:0]
@@ -112,9 +112,13 @@ def _ranks(row: Mapping[Any, Any]) -> str:
     return str(low) if low == high else f"{low}{DASH}{high}"
 
 
+def _reported(rows: pd.DataFrame) -> bool:
+    return "reported_low" in rows and bool(rows["reported_low"].notna().any())
+
+
 def _standings_table(panel: Panel, rows: pd.DataFrame) -> Table:
     decimals = panel.decimals(panel.main)
-    shows = "reported_low" in rows
+    shows = _reported(rows)
     table = tuple(
         (
             Entry(str(row["system"])),

@@ -15,6 +15,7 @@ from featprobe.significance.multiplicity import ADJUSTMENTS, benjamini_hochberg,
 from featprobe.significance.pair_tests import TESTS
 from featprobe.significance.resampled_t import Resampled, corrected_resampled_t
 from featprobe.significance.savings import Curve, Saving, saving
+from featprobe.significance.scales import Scale
 from featprobe.significance.subgroup_rows import (
     SPREAD_COLUMNS,
     SUBGROUP_COLUMNS,
@@ -41,6 +42,7 @@ __all__ = [
     "Resampled",
     "Run",
     "Saving",
+    "Scale",
     "Spread",
     "Standing",
     "Subgroup",

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from featprobe.records import FloatArray
+from featprobe.significance.scales import Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,9 @@ class Resampled:
     trainings: int
 
 
-def corrected_resampled_t(values: FloatArray, test_share: float, confidence: float = 0.95) -> Resampled:
+def corrected_resampled_t(
+    values: FloatArray, test_share: float, confidence: float = 0.95, scale: Scale | None = None
+) -> Resampled:
     """Mean of `values` [J] of J folds and seeds, with variance (1 / J + n_test / n_train) s^2 and J - 1 degrees.
 
     `test_share`: n_test / n_train. Nadeau & Bengio, Machine Learning 52, 2003, eq. 8; for repeated cross-validation
@@ -37,6 +40,7 @@ def corrected_resampled_t(values: FloatArray, test_share: float, confidence: flo
     error = float(np.sqrt((1 / count + test_share) * np.var(values, ddof=1)))
     if not error > 0:
         return Resampled(mean, nan, nan, nan, count)
-    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    own = Scale(-np.inf, np.inf) if scale is None else scale
+    low, high = own.interval(mean, error, count - 1, confidence)
     p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
-    return Resampled(mean, mean - half, mean + half, p, count)
+    return Resampled(mean, low, high, p, count)

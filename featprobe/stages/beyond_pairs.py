@@ -21,6 +21,9 @@ from featprobe.significance.bootstrap import held_out, scored
 SOURCE: Final = "source"
 """Column of the data set's own name, where `dataset` names the rows of it that are compared."""
 
+FAMILY: Final = "family"
+"""Column of what `dataset` was before its seed was taken off."""
+
 COMBINED_COLUMNS: Final = (
     "dataset",
     "level",
@@ -107,22 +110,36 @@ def reported(
     return standings.assign(reported_low=low, reported_high=high)
 
 
-def statistics(standings: pd.DataFrame, estimates: pd.DataFrame, predictions: pd.DataFrame) -> Statistics:
-    """Everything beyond pairs, in the metric that each data set was compared by."""
+def statistics(
+    standings: pd.DataFrame,
+    estimates: pd.DataFrame,
+    predictions: pd.DataFrame,
+    classes: Mapping[str, int],
+) -> Statistics:
+    """Everything beyond pairs, in the metric that each data set (with its number of classes) was compared by."""
     judged = standings[["dataset", "level", "metric"]].drop_duplicates()
     sources = dict(zip(predictions["dataset"], predictions[SOURCE], strict=True))
     rows = estimates.merge(judged, on=["dataset", "level", "metric"])
     rows[SOURCE] = rows["dataset"].map(sources)
-    combined, notes = [], []
+    combined, notes = [], list(_not_reported(standings))
     for (_, _, metric), part in _questions(rows):
         name = str(part["dataset"].iloc[0])
         why = _not_combined(part, predictions)
         if why:
             notes.append(f"{name}: {why}")
         else:
-            combined += list(_combined(name, str(part["level"].iloc[0]), str(metric), part))
+            count = classes[str(part[FAMILY].iloc[0])]
+            combined += list(_combined(name, str(part["level"].iloc[0]), str(metric), part, count))
     frame = pd.DataFrame(combined, columns=list(COMBINED_COLUMNS))
     return Statistics(standings, frame, tuple(_across(rows)), tuple(notes))
+
+
+def _not_reported(standings: pd.DataFrame) -> Iterator[str]:
+    """Where the study's interval was asked for and there is none."""
+    if "reported_low" in standings:
+        for name, rows in standings.groupby("dataset", sort=False):
+            if rows["reported_low"].isna().all():
+                yield f"{name}: the study's interval is of one test set; under cross-validation there is none"
 
 
 def _questions(rows: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
@@ -130,7 +147,8 @@ def _questions(rows: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
     single = rows[rows["fold"] != "mean"]
     suffix = [f", seed {seed}" for seed in single["seed"]]
     names = [str(name).removesuffix(end) for name, end in zip(single["dataset"], suffix, strict=True)]
-    yield from single.assign(dataset=names).groupby(["dataset", "level", "metric"], sort=False)
+    named = single.assign(dataset=names, **{FAMILY: single["dataset"]})
+    yield from named.groupby(["dataset", "level", "metric"], sort=False)
 
 
 def _not_combined(part: pd.DataFrame, predictions: pd.DataFrame) -> str:
@@ -149,7 +167,9 @@ def _not_combined(part: pd.DataFrame, predictions: pd.DataFrame) -> str:
     )
 
 
-def _combined(dataset: str, level: str, metric: str, part: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _combined(
+    dataset: str, level: str, metric: str, part: pd.DataFrame, classes: int
+) -> Iterator[dict[str, Any]]:
     """Rows of COMBINED_COLUMNS: every system, then every pair, over folds and seeds; none where there is one training."""
     values = part.pivot_table(index=["seed", "fold"], columns="system", values="value", sort=False).dropna(
         axis=1
@@ -163,8 +183,9 @@ def _combined(dataset: str, level: str, metric: str, part: pd.DataFrame) -> Iter
         "anew on as many rows, on new data"
     )
     about = {"dataset": dataset, "level": level, "metric": metric, "trainings": len(values), "method": how}
+    scale = significance.Scale(*METRICS.get(metric).bounds(classes))
     for system in values.columns:
-        found = significance.corrected_resampled_t(values[system].to_numpy(), share)
+        found = significance.corrected_resampled_t(values[system].to_numpy(), share, scale=scale)
         own = {"a": system, "b": "", "value": found.mean, "ci_low": found.low, "ci_high": found.high}
         yield {**about, **own, "p_value": math.nan, "p_adjusted": math.nan}
     pairs = list(combinations(values.columns, 2))

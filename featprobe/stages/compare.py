@@ -179,7 +179,12 @@ def _content(
         subgroups=by_subgroup,
         spreads=spreads,
         provenance=_provenance(config, estimates, runs),
-        statistics=beyond_pairs.statistics(pd.concat(beside, ignore_index=True), estimates, predictions),
+        statistics=beyond_pairs.statistics(
+            pd.concat(beside, ignore_index=True),
+            estimates,
+            predictions,
+            {family: len(names) for family, names in classes.items()},
+        ),
     )
 
 

@@ -203,12 +203,13 @@ def test_delong_takes_its_clustered_form_where_groups_have_several_rows(tmp_path
 
 
 def test_folds_and_seeds_are_combined_for_the_procedure(tmp_path, capsys):
-    assert run(store(tmp_path, seeds=(0, 1), folds=("0", "1", "2"))) == 0
-    assert (
-        "d: over 6 trainings (folds and seeds; corrected resampled t, for the procedure) 2 of 3"
-        in capsys.readouterr().out
-    )
+    assert run(store(tmp_path, seeds=(0, 1), folds=("0", "1", "2")), "--as-reported") == 0
+    said = capsys.readouterr().out
+    assert "d: over 6 trainings (folds and seeds; corrected resampled t, for the procedure) 2 of 3" in said
+    assert "under cross-validation there is none" in said
+    assert "As the study reported" not in (tmp_path / "report.html").read_text()
     rows = rows_of(tmp_path / "tables" / "d-combined.csv")
+    assert all(0 < float(row["ci_low"]) < float(row["ci_high"]) < 1 for row in rows if not row["b"])
     pair = next(
         row for row in rows if row["b"] and "weak" in row["a"] + row["b"] and "strong" in row["a"] + row["b"]
     )
