@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from featprobe.config_labels import LabelOptions
+from featprobe.config_statistics import StatisticsOptions
 from featprobe.options import Bounded, option
 from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES, TASKS
 
@@ -364,7 +365,7 @@ class ExportConfig(Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(Bounded):
+class CompareConfig(StatisticsOptions):
     """Compare what was evaluated, with paired statistics, and write the report."""
 
     results: tuple[Path, ...] = option(

@@ -9,7 +9,14 @@ from __future__ import annotations
 from featprobe.records.outcome import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, Predictions, RunKey
 from featprobe.records.paper import BackboneFacts, DataFacts, FitFacts, MeanRanks, Study, Thumbnails
 from featprobe.records.recipe import EmbeddingTable, Preprocessing, Recipe
-from featprobe.records.reporting import EmbeddingMap, LabelStudy, LeakPair, ReportContent
+from featprobe.records.reporting import (
+    CriticalDifference,
+    EmbeddingMap,
+    LabelStudy,
+    LeakPair,
+    ReportContent,
+    Statistics,
+)
 from featprobe.records.samples import Quarantine, Samples, images_sha256
 from featprobe.records.trusting import ReliabilityCurve, SelectiveCurve, TrustPanel
 from featprobe.records.values import (
@@ -43,6 +50,7 @@ __all__ = [
     "TASKS",
     "AnyArray",
     "BackboneFacts",
+    "CriticalDifference",
     "DataFacts",
     "EmbeddingMap",
     "EmbeddingTable",
@@ -62,6 +70,7 @@ __all__ = [
     "RunKey",
     "Samples",
     "SelectiveCurve",
+    "Statistics",
     "Study",
     "TextArray",
     "Thumbnails",

@@ -75,13 +75,53 @@ class LabelStudy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CriticalDifference:
+    """Systems across data sets at one level: all that a critical-difference diagram draws.
+
+    `systems` [S] and their `mean_rank` [S] (1 is best), best first, over `datasets`; mean ranks further apart than
+    `critical` differ (Nemenyi, 5 %). `cliques`: positions in `systems` that a bar joins. `statistic`, `p_value`: Iman
+    and Davenport's F of Friedman's test. `chances`: for pairs (a, b) that a is better on a further data set, that both
+    are equal within `rope`, that b is (Bayesian signed-rank test); empty where the metric has no known range.
+    """
+
+    level: str
+    metric: str
+    systems: tuple[str, ...]
+    mean_rank: FloatArray
+    datasets: tuple[str, ...]
+    critical: float
+    cliques: tuple[tuple[int, ...], ...]
+    statistic: float
+    p_value: float
+    rope: float
+    chances: Mapping[tuple[str, str], tuple[float, float, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """What is known beyond intervals and pairs.
+
+    `standings`: dataset, level, metric, system, value, in_best_set, rank_low, rank_high (all ranks at once), behind_low,
+    behind_high (value less the best of the others, larger being better), and where asked for reported_low,
+    reported_high (an interval as a study computed it, for no verdict). `combined`: over folds and seeds, one row per
+    system (`b` is "") and pair: dataset, level, metric, a, b, value, ci_low, ci_high, p_value, p_adjusted, trainings.
+    `across`: over data sets. `notes`: what was not combined, and why.
+    """
+
+    standings: pd.DataFrame
+    combined: pd.DataFrame
+    across: tuple[CriticalDifference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ReportContent:
     """All that a report shows; the report room only draws.
 
     `estimates`: columns ESTIMATE_COLUMNS plus `system` (see `predictions`). `predictions`: columns of
     predictions.parquet plus `system`, the short name of what is compared (backbone, weights, mode, probe...).
     `comparisons`: one row per pair of systems: dataset, level, metric, a, b, difference (a - b), ci_low,
-    ci_high, p_value, p_adjusted, method. `best`: per (dataset, level, metric) the systems that can't be told
+    ci_high, p_value, p_adjusted, groups_needed, method. `best`: per (dataset, level, metric) the systems that can't be told
     apart from the best. `classes`: dataset -> class names (labels, or the quantity's one name) in the order of
     `y_score_<class>`. `label_studies`: curves of what is reached with few labels. `tasks`: dataset -> kind of target (of TASKS), "classes" where it is not named.
     `schemes`: dataset -> how train and test were parted, in words. `leaks`: pairs of images that leak, in the order in which they are shown.
@@ -92,7 +132,7 @@ class ReportContent:
     (`significance.SPREAD_COLUMNS`). `trust`: at most one for each data set and
     level. `provenance`: command, versions, seeds, hashes, as label -> text. `study`:
     what was run, for the paper pack. `pictures`: dataset -> small pictures of its images, none where they may not be
-    shown. `ranks`: systems ranked over several data sets.
+    shown. `ranks`: systems ranked over several data sets, of each level. `statistics`: see `Statistics`.
     """
 
     title: str
@@ -116,5 +156,6 @@ class ReportContent:
     spreads: pd.DataFrame | None = None
     study: Study | None = None
     pictures: Mapping[str, Thumbnails] = field(default_factory=dict)
-    ranks: MeanRanks | None = None
+    ranks: tuple[MeanRanks, ...] = ()
     trust: tuple[TrustPanel, ...] = ()
+    statistics: Statistics | None = None

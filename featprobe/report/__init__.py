@@ -12,6 +12,7 @@ from featprobe.report.label_studies import console_labels, ratio, ratio_interval
 from featprobe.report.leaks import write_leaks_page
 from featprobe.report.page import write_report
 from featprobe.report.panels import headline, title_of
+from featprobe.report.statistics import statistics_lines
 from featprobe.report.wording import digits, in_sentence
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "in_sentence",
     "ratio",
     "ratio_interval",
+    "statistics_lines",
     "title_of",
     "title_of_study",
     "write_leaks_page",

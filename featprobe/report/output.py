@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from featprobe.report.drawing import on_page, render
@@ -35,6 +36,11 @@ class Output:
         self.files[f"tables/{name}.md"] = to_markdown(table)
         self.files[f"tables/{name}.tex"] = to_latex(table, name)
         return table
+
+    def block(self, name: str, table: Table, rows: pd.DataFrame) -> Table:
+        """As `table`, and its rows in full precision as CSV."""
+        self.files[f"tables/{name}.csv"] = rows.to_csv(index=False, lineterminator="\n").encode()
+        return self.table(name, table)
 
     def picture(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from featprobe.report.page_figures import MAX_MAPS, pictures
 from featprobe.report.panels import Panel, panels
 from featprobe.report.rank_figures import critical_difference, describe_ranks
 from featprobe.report.reliability import trust_part
+from featprobe.report.statistics import Block, statistics_blocks
 from featprobe.report.subgroups import subgroup_sections
 from featprobe.report.targets import target_fact
 from featprobe.report.templating import template
@@ -93,6 +95,7 @@ def write_report(content: ReportContent, out: Path) -> Path:
         glossary=[(METRICS[m][0], METRICS[m][1]) for m in tables.used_metrics(shown) if m in METRICS],
         traces=_traces(shown),
         leaks=galleries(content.leaks),
+        statistics=list(_statistics(content, shown, output)),
         level=LEVEL,
         cross_validated=any(panel.folds for panel in shown),
     )
@@ -143,14 +146,20 @@ def _filters(shown: Sequence[Panel]) -> list[Filter]:
     ]
 
 
+def _statistics(content: ReportContent, shown: Sequence[Panel], output: Output) -> Iterator[Block]:
+    """The tables beyond pairs, each also as files."""
+    for block in statistics_blocks(content, shown):
+        output.block(block.name, block.table, block.rows)
+        yield block
+
+
 def _ranks(content: ReportContent, output: Output) -> Iterator[Picture]:
-    """The critical-difference diagram, where systems were ranked over several data sets."""
-    ranks = content.ranks
-    if ranks is not None:
+    """The critical-difference diagrams, where systems were ranked over several data sets."""
+    for number, ranks in enumerate(content.ranks):
         caption = f"Mean ranks over {ranks.datasets} data sets; a bar joins systems that can't be told apart ({ranks.method})."
         yield from output.picture(
-            "critical-difference",
-            lambda: critical_difference(ranks),
+            f"critical-difference-{number + 1}" if number else "critical-difference",
+            functools.partial(critical_difference, ranks),
             describe_ranks(ranks),
             caption,
             wide=True,

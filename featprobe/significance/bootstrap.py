@@ -155,12 +155,15 @@ def label_strata(held: AnyArray) -> IntArray:
     return np.unique(stratum, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def weight_chunks(design: Design, *, resamples: int, seed: Sequence[int]) -> Iterator[FloatArray]:
+def weight_chunks(
+    design: Design, *, resamples: int, seed: Sequence[int], whole: bool = False
+) -> Iterator[FloatArray]:
     """Bootstrap weights of the rows, float64 [b, N] at a time, `resamples` rows in all.
 
     In each stratum n - 1 of its n units are drawn with replacement and weigh n / (n - 1) each time, so that
     the variance is unbiased also in small strata (Rao & Wu, JASA 83, 1988, eq. 2.3 with m = n - 1). A
-    single unit keeps the weight 1. A pure function of design and seed.
+    single unit keeps the weight 1. `whole`: all n are drawn, and weigh 1, as the textbook's bootstrap does. A pure
+    function of design and seed.
     """
     rng = np.random.default_rng(list(seed))
     n_units = len(design.stratum)
@@ -172,9 +175,10 @@ def weight_chunks(design: Design, *, resamples: int, seed: Sequence[int]) -> Ite
         for member in members:
             size = len(member)
             if size > 1:
-                drawn = rng.integers(0, size, (count, size - 1)) + size * np.arange(count)[:, None]
+                taken = size if whole else size - 1
+                drawn = rng.integers(0, size, (count, taken)) + size * np.arange(count)[:, None]
                 times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
-                weight[:, member] = times * (size / (size - 1))
+                weight[:, member] = times * (size / taken)
         yield np.take(weight, design.unit, axis=1)
 
 
@@ -200,10 +204,11 @@ def resampled(
     *,
     resamples: int,
     seed: Sequence[int],
+    whole: bool = False,
 ) -> FloatArray:
     """Values of several metrics of several systems, float64 [M, S, B], all under the same draws.
 
-    `scores`: per system float64 [N, C] in the order of `part.samples`.
+    `scores`: per system float64 [N, C] in the order of `part.samples`; `whole`: see `weight_chunks`.
     """
     result = np.full((len(metrics), len(scores), resamples), np.nan)
     for design in {id(d): d for d in (part.plain, part.stratified)}.values():
@@ -211,13 +216,20 @@ def resampled(
         if not wanted:
             continue
         start = 0
-        for weights in weight_chunks(design, resamples=resamples, seed=seed):
+        for weights in weight_chunks(design, resamples=resamples, seed=seed, whole=whole):
             for m in wanted:
                 for s, score in enumerate(scores):
                     values = metrics[m](part.samples.label, score, weights)
                     result[m, s, start : start + len(weights)] = values
             start += len(weights)
     return result
+
+
+def resampled_by(
+    part: HeldOut, metric: Metric, scores: Sequence[FloatArray], weights: FloatArray
+) -> FloatArray:
+    """The metric of each system (see `resampled`) under given `weights` [b, N], [S, b]."""
+    return np.stack([metric(part.samples.label, score, weights) for score in scores])
 
 
 def scored(predictions: Predictions, metric: Metric) -> FloatArray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from featprobe.errors import ResultsError
-from featprobe.records import FloatArray, Predictions
+from featprobe.records import AnyArray, FloatArray, Predictions
 from featprobe.significance.bootstrap import (
     HeldOut,
     Metric,
@@ -27,7 +28,12 @@ from featprobe.significance.bootstrap import (
     unresampleable,
     words,
 )
+from featprobe.significance.freedom import freedom_of, widening
 from featprobe.significance.intervals import LOST
+from featprobe.significance.multiplicity import benjamini_hochberg, holm, step_down
+from featprobe.significance.pair_tests import Scored, Tested, need_fitting, retested
+from featprobe.significance.ranks import Leads, beats, leads, mcb, rank_intervals
+from featprobe.significance.sample_size import groups_needed
 from featprobe.significance.scales import ZERO
 
 PAIR_COLUMNS = (
@@ -41,14 +47,35 @@ PAIR_COLUMNS = (
     "ci_high",
     "p_value",
     "p_adjusted",
+    "groups_needed",
     "method",
 )
-BEST_COLUMNS = ("dataset", "level", "metric", "system", "value", "in_best_set")
+BEST_COLUMNS = (
+    "dataset",
+    "level",
+    "metric",
+    "system",
+    "value",
+    "in_best_set",
+    "rank_low",
+    "rank_high",
+    "behind_low",
+    "behind_high",
+)
+
+_ADJUSTED_BY: Final = {
+    "max-t": "step-down max-t",
+    "holm": "Holm's step-down",
+    "bh": "Benjamini and Hochberg's false discovery rate",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PairDifference:
-    """The metric of `a` less that of `b`, its interval, its p-value and that adjusted over all pairs."""
+    """The metric of `a` less that of `b`, its interval, its p-value and that adjusted over all pairs.
+
+    `groups_needed`: groups that would show a difference of this size with 80 % power (see `sample_size`).
+    """
 
     dataset: str
     level: str
@@ -61,11 +88,17 @@ class PairDifference:
     p_value: float
     p_adjusted: float
     method: str
+    groups_needed: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A system's value, and whether it can't be told apart from the best."""
+    """A system's value, whether it can't be told apart from the best, and where it may stand.
+
+    `rank_low` to `rank_high`: the ranks that it may have (1 is best), for all systems at once. `behind_low` to
+    `behind_high`: its value less the best of the others', larger being better (Hsu's intervals); NaN where nothing can
+    be tested.
+    """
 
     dataset: str
     level: str
@@ -73,6 +106,10 @@ class Standing:
     system: str
     value: float
     in_best_set: bool
+    rank_low: int = 1
+    rank_high: int = 1
+    behind_low: float = float("nan")
+    behind_high: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +142,16 @@ def compare(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    test: str = "bootstrap",
+    adjust: str | None = None,
 ) -> Comparison:
     """All pairwise differences of systems that were tested on the same rows, and the set of the best.
 
     `systems`: name -> one Predictions per fold, all of one data set and level. Every system sees the same
     resamples (`weight_chunks`). For a pair, with d the difference and d* its resamples: the interval is
     d +- the `confidence` quantile of |d* - d|, and p = (1 + #{|d* - d| >= |d|}) / (B + 1), so that the two
-    agree; p is never below 2^(1 - groups), the least that so many groups can show. `p_adjusted`: see `step_down`. A system leaves the best set where another beats it by more than the
+    agree; p is never below 2^(1 - groups), the least that so many groups can show. `test` (of TESTS) gives other p-values: see `pair_tests`. `p_adjusted`: by `adjust` (of
+    ADJUSTMENTS; default: `step_down`, for McNemar's test `holm`). A system leaves the best set where another beats it by more than the
     `confidence` quantile of the largest studentised |d* - d| over all pairs (Hsu, Multiple Comparisons,
     1996; max-t as Romano & Wolf, Econometrica 73, 2005). Raises ResultsError where systems were not tested
     on the same ids, labels and groups, ConfigError for a metric that does not judge this kind of target.
@@ -135,20 +175,17 @@ def compare(
         (i, j): all(np.array_equal(rows[i], rows[j]) for rows in scores)
         for i, j in combinations(range(len(names)), 2)
     }
-    judge = _Judge(parts, member, values, draws, confidence)
+    need_fitting(test, adjust, metric)
+    way = adjust or ("holm" if test.startswith("mcnemar") else "max-t")
+    judge = _Judge(parts, member, values, draws, confidence, way)
+    if not judge.reason and any(part.design(member) is not part.plain for part in parts) and len(names) > 1:
+        judge.widen(freedom_of(parts, member, scores, seed=seed))
     key = aligned[0][0].key
     about = (key.dataset, key.level, metric)
-    found = {pair: judge.pair(*pair, identical=same[pair]) for pair in same}
-    adjusted = judge.adjusted({pair: p for pair, (_, _, p, _) in found.items()})
-    pairs = tuple(
-        PairDifference(*about, names[i], names[j], float(values[i] - values[j]), low, high, p, float(q), how)
-        for ((i, j), (low, high, p, how)), q in zip(found.items(), adjusted, strict=True)
-    )
-    best = tuple(
-        Standing(*about, name, float(value), bool(kept))
-        for name, value, kept in zip(names, values, judge.best_set(), strict=True)
-    )
-    return Comparison(pairs, best)
+    tested = Tested({pair: judge.pair(*pair, identical=same[pair]) for pair in same})
+    if test != "bootstrap":
+        tested = retested(test, Scored(parts, member, scores, confidence, seed, resamples), tested.found)
+    return Comparison(judge.differences(tested, names, about), judge.standings(names, about))
 
 
 class _Judge:
@@ -161,8 +198,9 @@ class _Judge:
         values: FloatArray,
         draws: FloatArray,
         confidence: float,
+        adjust: str = "max-t",
     ) -> None:
-        self.parts, self.metric, self.confidence = parts, metric, confidence
+        self.parts, self.metric, self.confidence, self.adjust = parts, metric, confidence, adjust
         self.groups = sum(part.n_units for part in parts)
         self.values = values
         scale = scale_of(parts, metric)
@@ -178,6 +216,13 @@ class _Judge:
             self.reason = no_value(parts)
         elif not self.reason and (~whole).mean() > LOST:
             self.reason = too_many_lost(parts, int((~whole).sum()), len(whole))
+
+    def widen(self, freedom: float) -> None:
+        """Spread the resamples as t with these degrees, where strata are too small for the normal law."""
+        self.draws = self.values[:, None] + widening(freedom, self.confidence) * (
+            self.draws - self.values[:, None]
+        )
+        self.how += f", widened as t with {freedom:.0f} degrees of freedom"
 
     def pair(self, i: int, j: int, *, identical: bool) -> tuple[float, float, float, str]:
         """(low, high, p, method) of the difference i - j."""
@@ -199,66 +244,90 @@ class _Judge:
         p = (1 + int((spread >= abs(difference) - self.zero).sum())) / (1 + len(spread))
         pairs = len(self.values) * (len(self.values) - 1) // 2
         method = (
-            f"paired {self.how}, symmetric; p adjusted over {pairs} pairs by step-down max-t; "
+            f"paired {self.how}, symmetric; p adjusted over {pairs} pairs by {_ADJUSTED_BY[self.adjust]}; "
             f"estimand: difference of these fitted models on {self.population}"
         )
         return difference - half, difference + half, max(p, least), method
 
-    def adjusted(self, found: Mapping[tuple[int, int], float]) -> FloatArray:
+    def differences(
+        self, tested: Tested, names: Sequence[str], about: tuple[str, str, str]
+    ) -> tuple[PairDifference, ...]:
+        """What was found of each pair, with its p-value adjusted and the groups that it would take."""
+        p_values = {pair: p for pair, (_, _, p, _) in tested.found.items()}
+        rows = []
+        for ((i, j), (low, high, p, how)), q in zip(
+            tested.found.items(), self.adjusted(p_values, tested), strict=True
+        ):
+            gap = float(self.values[i] - self.values[j])
+            needed = groups_needed(gap, self.variance(i, j), self.groups, level=1 - self.confidence)
+            rows.append(PairDifference(*about, names[i], names[j], gap, low, high, p, float(q), how, needed))
+        return tuple(rows)
+
+    def variance(self, i: int, j: int) -> float:
+        """Of the resampled difference i - j; NaN where nothing can be resampled."""
+        return float("nan") if self.reason else float((self.draws[i] - self.draws[j]).var(ddof=1))
+
+    def adjusted(self, found: Mapping[tuple[int, int], float], tested: Tested | None = None) -> FloatArray:
         """The p-values of all pairs, adjusted for their number, [pairs]; NaN stay NaN."""
         p_values = np.array(list(found.values()), dtype=np.float64)
-        if not found:
-            return p_values
-        result: FloatArray = np.minimum(1.0, p_values * len(p_values))
-        gaps = np.array([self.values[i] - self.values[j] for i, j in found])
-        spread = np.array(
-            [np.abs(self.draws[i] - self.draws[j] - gap) for (i, j), gap in zip(found, gaps, strict=True)]
-        )
+        if not found or self.adjust == "holm":
+            return holm(p_values)
+        if self.adjust == "bh":
+            return benjamini_hochberg(p_values)
         # Pairs without variance have no t: they keep Bonferroni's bound.
-        moving = np.isfinite(p_values) & (spread.max(axis=1, initial=0.0) >= self.zero)
+        result: FloatArray = np.minimum(1.0, p_values * len(p_values))
+        if tested is not None and tested.statistics is not None and tested.null is not None:
+            moving = np.array([pair in tested.pairs for pair in found])
+            statistics, null = tested.statistics, tested.null
+        else:
+            gaps = np.array([self.values[i] - self.values[j] for i, j in found])
+            spread = np.array(
+                [np.abs(self.draws[i] - self.draws[j] - gap) for (i, j), gap in zip(found, gaps, strict=True)]
+            )
+            moving = np.isfinite(p_values) & (spread.max(axis=1, initial=0.0) >= self.zero)
+            error = np.sqrt((spread**2).sum(axis=1) / max(1, spread.shape[1]))[moving]
+            statistics, null = np.abs(gaps[moving]) / error, spread[moving] / error[:, None]
         if moving.any():
-            error = np.sqrt((spread[moving] ** 2).mean(axis=1))
-            stepped = step_down(np.abs(gaps[moving]) / error, spread[moving] / error[:, None])
-            result[moving] = np.maximum(stepped, p_values[moving])
+            result[moving] = np.maximum(step_down(statistics, null), p_values[moving])
         return result
 
     def best_set(self) -> list[bool]:
         """For each system whether no other beats it beyond the simultaneous bound, [S]."""
-        count = len(self.values)
-        if self.reason or count < 2:
-            return [True] * count
+        if self.reason or len(self.values) < 2:
+            return [True] * len(self.values)
+        return [not beaten.any() for beaten in self._beats()[1].T]
+
+    def _beats(self) -> tuple[Leads, AnyArray]:
         sign = 1.0 if self.metric.higher_is_better else -1.0
-        values, draws = sign * self.values, sign * self.draws
-        ahead = values[:, None] - values[None, :]
-        error = np.zeros((count, count))
-        largest = np.zeros(draws.shape[1])
-        for i, j in combinations(range(count), 2):
-            centred = draws[i] - draws[j] - ahead[i, j]
-            moving = np.abs(centred).max() >= self.zero
-            error[i, j] = error[j, i] = float(centred.std(ddof=1)) if moving else 0.0
-            if error[i, j]:
-                largest = np.maximum(largest, np.abs(centred) / error[i, j])
-        bound = float(np.quantile(largest, self.confidence, method="higher"))
+        found = leads(sign * self.values, sign * self.draws, self.zero)
         # A difference without variance counts only where enough groups agree on it (sign test).
         enough = 2.0 ** (1 - self.groups) <= 1 - self.confidence
-        beats = np.where(error > 0, ahead > bound * error, (ahead >= self.zero) & enough)
-        return [not beats[:, i].any() for i in range(count)]
+        return found, beats(found, self.confidence, enough=enough, zero=self.zero)
 
-
-def step_down(statistics: FloatArray, draws: FloatArray) -> FloatArray:
-    """P-values [M] adjusted over all M hypotheses by step-down max-t (Romano & Wolf, Econometrica 73, 2005).
-
-    `statistics` [M]: |difference| / standard error; `draws` [M, B]: the same of centred resamples. The
-    hypotheses' dependence is kept, so the adjustment is smaller than Holm's, and the least p-value that B
-    resamples can show, 1 / (B + 1), does not grow with M.
-    """
-    order = np.argsort(-statistics, kind="stable")
-    # Row k: the largest resampled statistic among the hypotheses from rank k on.
-    remaining = np.maximum.accumulate(draws[order][::-1], axis=0)[::-1]
-    exceeding = (remaining >= statistics[order][:, None] * (1 - ZERO)).sum(axis=1)
-    adjusted = np.empty(len(statistics))
-    adjusted[order] = np.maximum.accumulate((1 + exceeding) / (1 + draws.shape[1]))
-    return adjusted
+    def standings(self, names: Sequence[str], about: tuple[str, str, str]) -> tuple[Standing, ...]:
+        """Each system's value, whether no other beats it beyond the simultaneous bound, and where it may stand."""
+        count = len(self.values)
+        if self.reason or count < 2:
+            return tuple(
+                Standing(*about, name, float(value), True, 1, count)
+                for name, value in zip(names, self.values, strict=True)
+            )
+        found, ahead_of = self._beats()
+        best, worst = rank_intervals(ahead_of)
+        low, high = mcb(found, self.confidence)
+        return tuple(
+            Standing(
+                *about,
+                name,
+                float(self.values[s]),
+                not ahead_of[:, s].any(),
+                int(best[s]),
+                int(worst[s]),
+                float(low[s]),
+                float(high[s]),
+            )
+            for s, name in enumerate(names)
+        )
 
 
 def _aligned(systems: Mapping[str, Sequence[Predictions]]) -> list[list[Predictions]]:

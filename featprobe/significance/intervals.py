@@ -25,6 +25,7 @@ from featprobe.significance.bootstrap import (
     unresampleable,
     words,
 )
+from featprobe.significance.freedom import freedom_of
 from featprobe.significance.scales import ZERO
 
 LOST: Final = 0.05
@@ -45,7 +46,7 @@ def estimates(
 
     Groups (joined by equal bytes too) are resampled within each fold's test rows; a metric is computed per
     fold and averaged, never over pooled folds. With the bootstrap's standard error s the interval is
-    value +- t(units - strata) s, carried by the delta method to the scale that fits the metric's range (see
+    value +- t(units - strata) s (with rare classes Satterthwaite's degrees, see `freedom_of`), carried by the delta method to the scale that fits the metric's range (see
     `Scale`; for most logit(v) +- t s / (v (1 - v)), v the value's place in the range): in simulations
     it covers where the percentile interval falls short (few groups, values near 1). The estimand is the
     performance of these fitted models on new groups. Where nothing varies, an exact bound (proportions) or
@@ -69,17 +70,25 @@ def estimates(
             for number, (own, part) in enumerate(zip(predictions_by_fold, parts, strict=True))
         ]
     )
+    scores = [
+        [scored(own, m)[part.order] for own, part in zip(predictions_by_fold, parts, strict=True)]
+        for m in members
+    ]
     rows: list[Estimate] = []
     for number, part in enumerate(parts):
         source = predictions_by_fold[number]
         for m, metric in enumerate(members):
-            span = _interval([part], metric, points[[number], m], draws[[number], m], confidence)
+            freedom = freedom_of([part], metric, [[scores[m][number]]], seed=seed)
+            span = _interval(
+                [part], metric, points[[number], m], draws[[number], m], confidence, freedom=freedom
+            )
             rows.append(_estimate(source.key, source.n_train, [part], metric, points[[number], m], span))
     if len(parts) > 1:
         key = dataclasses.replace(predictions_by_fold[0].key, fold="mean")
         n_train = round(float(np.mean([p.n_train for p in predictions_by_fold])))
         for m, metric in enumerate(members):
-            span = _interval(parts, metric, points[:, m], draws[:, m], confidence)
+            freedom = freedom_of(parts, metric, [[score] for score in scores[m]], seed=seed)
+            span = _interval(parts, metric, points[:, m], draws[:, m], confidence, freedom=freedom)
             rows.append(_estimate(key, n_train, parts, metric, points[:, m], span))
     return rows
 
@@ -130,11 +139,13 @@ def _interval(
     draws: FloatArray,
     confidence: float,
     *,
+    freedom: float | None = None,
     hindered: str | None = None,
 ) -> Interval:
     """(low, high, method) of the mean over folds: `values` [F], `draws` [F, B].
 
-    `hindered`: why groups can't be resampled ("" where they can), where the caller knows better than fold by fold.
+    `freedom`: degrees of freedom (default: units less strata). `hindered`: why groups can't be resampled ("" where they
+    can), where the caller knows better than fold by fold.
     """
     value, resamples = float(values.mean()), draws.shape[1]
     how, population = words(parts, metric, resamples=resamples, confidence=confidence)
@@ -152,7 +163,8 @@ def _interval(
     scale = scale_of(parts, metric)
     if np.ptp(mean) < scale.rounding(value):
         return _exact(parts, metric, value, confidence, estimand)
-    freedom = sum(part.design(metric).freedom for part in parts)
+    if freedom is None:
+        freedom = sum(part.design(metric).freedom for part in parts)
     low, high = scale.interval(value, float(mean.std(ddof=1)), freedom, confidence)
     left_out = f", {lost} without a value left out" if lost else ""
     return low, high, f"{how}{left_out}, t on {scale.name}; {estimand}"

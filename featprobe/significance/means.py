@@ -12,8 +12,9 @@ import numpy as np
 from featprobe.errors import ResultsError
 from featprobe.records import TASKS, AnyArray, FloatArray, Samples
 from featprobe.significance.bootstrap import Design, HeldOut, weight_chunks
-from featprobe.significance.comparison import Comparison, PairDifference, Standing, _Judge, _mismatch
+from featprobe.significance.comparison import Comparison, _Judge, _mismatch
 from featprobe.significance.intervals import _interval
+from featprobe.significance.pair_tests import Tested
 
 INDEX: Final = ("index", "indexes")
 """What is judged, one and several, where rows are queries."""
@@ -160,27 +161,12 @@ def _comparison(
     about: tuple[str, str, str],
     subject: tuple[str, str],
 ) -> Comparison:
-    found = {pair: judge.pair(*pair, identical=same[pair]) for pair in same}
-    adjusted = judge.adjusted({pair: p for pair, (_, _, p, _) in found.items()})
+    tested = Tested({pair: judge.pair(*pair, identical=same[pair]) for pair in same})
     pairs = tuple(
-        PairDifference(
-            *about,
-            a=names[i],
-            b=names[j],
-            difference=float(judge.values[i] - judge.values[j]),
-            ci_low=low,
-            ci_high=high,
-            p_value=p,
-            p_adjusted=float(q),
-            method=_about(how, subject),
-        )
-        for ((i, j), (low, high, p, how)), q in zip(found.items(), adjusted, strict=True)
+        dataclasses.replace(pair, method=_about(pair.method, subject))
+        for pair in judge.differences(tested, names, about)
     )
-    best = tuple(
-        Standing(*about, name, float(value), bool(kept))
-        for name, value, kept in zip(names, judge.values, judge.best_set(), strict=True)
-    )
-    return Comparison(pairs, best)
+    return Comparison(pairs, judge.standings(names, about))
 
 
 def _part(rows: RowValues) -> HeldOut:

@@ -43,7 +43,7 @@ class Scale:
             return ZERO * max(abs(value - end), float(np.finfo(np.float64).tiny))
         return ZERO * max(1.0, abs(value))
 
-    def interval(self, value: float, error: float, freedom: int, confidence: float) -> tuple[float, float]:
+    def interval(self, value: float, error: float, freedom: float, confidence: float) -> tuple[float, float]:
         """`value` +- t(`freedom`) standard errors by the delta method; NaN where the value is at an end."""
         t = float(stats.t.ppf((1 + confidence) / 2, freedom))
         if np.isfinite(self.lower) and np.isfinite(self.upper):

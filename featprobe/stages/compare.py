@@ -25,7 +25,7 @@ from featprobe.records import (
 )
 from featprobe.registry import METRICS
 from featprobe.results import ResultsFolder, load_many, to_predictions
-from featprobe.stages import canaries
+from featprobe.stages import beyond_pairs, canaries
 from featprobe.stages.ailments import ailments
 from featprobe.stages.canaries import shuffled_apart
 from featprobe.stages.evaluation import describe_run, title
@@ -57,7 +57,7 @@ def compare(config: CompareConfig) -> Summary:
     estimates, predictions, runs = load_many(list(config.results))
     need_writable(out)
     folder = ResultsFolder(out)
-    identity = _identity(config, estimates, predictions)
+    identity = _identity(config, runs)
     page = out / "report.html"
     if folder.run().get("report") == {"identity": identity, "sha256": _sha256_file(page)}:
         print(f"report: nothing has changed since it was written  {page.resolve()}")
@@ -78,16 +78,15 @@ def compare(config: CompareConfig) -> Summary:
     for name, told in content.findings.items():
         for sentence in told:
             print(f"{name}: {sentence}")
+    for line in report.statistics_lines(content):
+        print(line)
     print(f"report: {page.resolve()}")
     return Summary(1, 0, (page,))
 
 
-def _identity(config: CompareConfig, estimates: pd.DataFrame, predictions: pd.DataFrame) -> str:
-    """Equal where the report would come out the same."""
-    frames = [
-        hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest() for frame in (estimates, predictions)
-    ]
-    return sha256_json([*frames, describe_run(config, "compare")])
+def _identity(config: CompareConfig, runs: Sequence[Mapping[str, Any]]) -> str:
+    """Equal where the report would come out the same: the tables' own hashes stand for them."""
+    return sha256_json([*(run["files"] for run in runs), describe_run(config, "compare")])
 
 
 def _sha256_file(path: Path) -> str:
@@ -112,13 +111,14 @@ def _content(
         resamples=config.resamples,
         seed=config.seed,
     )
-    full = in_full(estimates, predictions)
+    full = in_full(estimates, beyond_pairs.with_source(predictions))
     notes = tuple(_notes(runs, full[0]))
     loaded = estimates
     every, predictions = add_systems(*by_family(*full, estimates))
     families = dict(zip(every["dataset"], full[0]["dataset"], strict=True))
     pictures, hidden = thumbnails(caches, loaded, families) if config.images else ({}, [])
     every = completed(every, predictions, config)
+    every = beyond_pairs.with_intervals(config, every, predictions, about)
     estimates, _ = shuffled_apart(every)
     predictions, _ = shuffled_apart(predictions)
     if estimates.empty:
@@ -127,7 +127,7 @@ def _content(
             "every model was fitted on shuffled labels",
             "type featprobe probe to fit others",
         )
-    compared, standings, watched, trusted = [], [], [], []
+    compared, standings, watched, trusted, beside = [], [], [], [], []
     classes: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, str] = {}
     said: dict[str, tuple[str, ...]] = {}
@@ -139,7 +139,14 @@ def _content(
         classes[family] = samples.label_names
         tasks[family] = samples.task
         metric = _metric(config, samples.task, family)
-        outcome = significance.compare(systems, metric, resamples=config.resamples, seed=config.seed)
+        outcome = significance.compare(
+            systems,
+            metric,
+            resamples=config.resamples,
+            seed=config.seed,
+            test=config.test,
+            adjust=config.adjust,
+        )
         pairs, best = (
             outcome.pairs_frame().assign(dataset=family),
             outcome.best_frame().assign(dataset=family),
@@ -158,10 +165,17 @@ def _content(
         trusted.append(trust_panel(family, str(level), systems, resamples=config.resamples, seed=config.seed))
         compared.append(pairs)
         standings.append(best[best.in_best_set])
+        beside.append(beyond_pairs.reported(config, best, systems, metric))
     said |= {report.title_of_study(study): tuple(sentences(study)) for study in studies}
     by_subgroup, spreads = subgroups.frames()
     schemes = _schemes(runs, estimates)
     by_data = {families[family]: scheme for family, scheme in schemes.items()}
+    beyond = beyond_pairs.statistics(
+        pd.concat(beside, ignore_index=True),
+        estimates,
+        predictions,
+        {family: len(names) for family, names in classes.items()},
+    )
     return ReportContent(
         title=config.title,
         metric=config.metric or main_metric("classes"),
@@ -185,6 +199,8 @@ def _content(
         provenance=_provenance(config, estimates, runs),
         study=whole_study(config, caches, loaded, runs, by_data),
         pictures=pictures,
+        ranks=beyond_pairs.mean_ranks(beyond),
+        statistics=beyond,
     )
 
 

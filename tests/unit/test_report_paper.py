@@ -280,7 +280,7 @@ def test_the_critical_difference_diagram_is_on_the_page(made: ReportContent, tmp
     ranks = MeanRanks(
         ("one", "two", "<three>"), np.array([1.2, 2.1, 2.7]), 5, "Nemenyi", critical_difference=1.0
     )
-    page = write_report(dataclasses.replace(made, ranks=ranks, study=None), tmp_path)
+    page = write_report(dataclasses.replace(made, ranks=(ranks,), study=None), tmp_path)
     assert (tmp_path / "figures" / "critical-difference.svg").exists()
     assert "Mean ranks over 5 data sets" in page.read_text(encoding="utf-8")
     assert not (tmp_path / "methods.md").exists()
