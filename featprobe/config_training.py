@@ -97,8 +97,8 @@ class TrainingOptions(Bounded):
         None, "loss of ordered classes (default: cross-entropy)", choices=("cross-entropy", "corn")
     )
     dropout: float | None = option(None, "on the head's input (default: 0)", metavar="SHARE", least=0, most=1)
-    augment: bool | None = option(
-        None, "random resized crops and light jitter of the training images (default: on, but for a head)"
+    augment: bool = option(
+        True, "random resized crops and light jitter of the training images (never for a head)"
     )
     flip: bool = option(False, "also flip training images left to right (changes anatomy: off by default)")
     vertical_flip: bool = option(

@@ -44,7 +44,8 @@ def to_timm(
 def _options(architecture: str, outputs: int, size: tuple[int, int]) -> dict[str, Any]:
     import timm
 
-    fixed = bool(timm.get_pretrained_cfg(architecture).to_dict().get("fixed_input_size"))
+    config = timm.get_pretrained_cfg(architecture)
+    fixed = config is not None and bool(config.fixed_input_size)
     return {"num_classes": outputs, **({"img_size": list(size)} if fixed else {})}
 
 

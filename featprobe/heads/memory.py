@@ -45,8 +45,8 @@ class Portions:
             if failed:  # outside the handler: the error holds on to the memory of its frames
                 undo()
                 self.size = max(self.least, math.ceil(min(self.size, rows) / 2))
-                gc.collect()
                 if torch.cuda.is_available():
+                    gc.collect()
                     torch.cuda.empty_cache()
 
     def note(self, batch: int, *, norms: bool) -> str:

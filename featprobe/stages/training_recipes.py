@@ -9,6 +9,7 @@ from featprobe.config import FinetuneConfig
 from featprobe.errors import ConfigError
 from featprobe.heads import TrainingRecipe, parse_mode
 from featprobe.heads.protocols import TRAININGS, Training
+from featprobe.stages.variants import BALANCED
 
 _ALIKE: Final = tuple(
     field.name
@@ -57,7 +58,8 @@ def protocol_of(config: FinetuneConfig) -> Training:
 
 def variant_of(config: FinetuneConfig, recipe: TrainingRecipe) -> str:
     """What departs from the plain way, as a result's column `variant` says it."""
-    words = [f"{recipe.head} head"] if recipe.hidden else []
+    words = [BALANCED] if recipe.class_weight == "balanced" else []
+    words += [f"{recipe.head} head"] if recipe.hidden else []
     words += [f"{config.trials} trials"] if config.trials else []
     words += [f"{config.minutes:g} minutes of trials"] if config.minutes else []
     return ", ".join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from featprobe.backbones.core.model import Pooled
-from featprobe.errors import ConfigError
+from featprobe.errors import ConfigError, MissingExtraError
 from featprobe.heads import HeadStart, TrainingRecipe, parse_mode
 from featprobe.heads.blocks import layers_of
 from featprobe.heads.freezing import trained_names
@@ -248,3 +249,9 @@ def test_a_pooled_backbone_names_what_it_does_not_read() -> None:
     found = layers_of(Pooled(backbone, "gap"))
     assert found.trunk == "backbone.model."
     assert len(found.blocks) == 4
+
+
+def test_without_peft_mode_lora_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match=r"--mode lora needs the package peft.*featprobe\[lora\]"):
+        Classifier(vit(), 64, 2, TrainingRecipe(mode="lora"))
