@@ -86,6 +86,8 @@ class ReportContent:
     set, level, system, column and subgroup (`significance.SUBGROUP_COLUMNS`), `spreads`: the largest gap of each
     (`significance.SPREAD_COLUMNS`). `trust`: at most one for each
     data set and level. `provenance`: command, versions, seeds, hashes, as label -> text.
+    `costs`: dataset, level, system, seconds, device, peak_memory_bytes, trained_parameters, parameters, energy_wh,
+    energy_basis, one row per system with a recorded cost.
     """
 
     title: str
@@ -108,3 +110,4 @@ class ReportContent:
     subgroups: pd.DataFrame | None = None
     spreads: pd.DataFrame | None = None
     trust: tuple[TrustPanel, ...] = ()
+    costs: pd.DataFrame | None = None

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from featprobe.records import ReportContent
 from featprobe.report import figures, tables
 from featprobe.report.canaries import canaries_table
+from featprobe.report.costs import costs_table
 from featprobe.report.drawing import render
 from featprobe.report.files import write_all
 from featprobe.report.label_studies import label_part, title_of_study
@@ -132,6 +133,7 @@ def _part(panel: Panel, output: Output) -> dict[str, Any]:
     name = panel.slug
     output.files[f"tables/{name}-metrics.csv"] = tables.metrics_csv(panel)
     pairs, canaries = _pair_tables(panel, output), canaries_table(panel)
+    costs = costs_table(panel)
     if len(panel.predictions) and panel.classes and panel.ranked:
         output.files[f"tables/{name}-confusion.csv"] = tables.confusion_csv(panel)
     return {
@@ -140,6 +142,7 @@ def _part(panel: Panel, output: Output) -> dict[str, Any]:
         "table": output.table(f"{name}-metrics", tables.metrics_table(panel)),
         "pairs": pairs,
         "canaries": output.table(f"{name}-canaries", canaries) if canaries else None,
+        "costs": output.table(f"{name}-costs", costs) if costs else None,
         "pictures": list(_pictures(panel, output)),
         "metric": in_sentence(panel.main),
     }
