@@ -45,7 +45,7 @@ def recipe_of(config: FinetuneConfig, mode: str, pooling: str) -> TrainingRecipe
     # No flag can say more than --no-augment: a protocol without augmentation keeps to that.
     values["augment"] = config.augment and kind != "head" and values.get("augment", True)
     given = {name: getattr(config, name, None) for name in _ALIKE}
-    values |= {name: value for name, value in given.items() if value not in (None, False)}
+    values |= {name: value for name, value in given.items() if value is not None and value is not False}
     if config.optimizer == "lbfgs":
         values |= {"epochs": 1, "patience": 0}
     return TrainingRecipe(**values, mode=mode, precision=config.precision, seed=config.seed)
