@@ -84,7 +84,7 @@ def finetune(config: FinetuneConfig) -> Summary:
                     print(f"{source.name}: {note}")
             for run in runs:
                 for unit in _units(own, subject, run):
-                    if stored(folder, unit.hash, unit.key, unit.initial):
+                    if stored(folder, unit.hash, unit.key, unit.initial) and not _lacks_export(own, unit):
                         reused += 1
                         continue
                     _train(own, folder, subject, unit, device)
@@ -175,6 +175,11 @@ def _subject(source: Source, shelf: ImageShelf, samples: Samples, config: Finetu
     positions = {str(name): row for row, name in enumerate(source.samples.id)}
     rows = np.array([positions[str(name)] for name in asked.samples.id], dtype=np.int64)
     return Subject(source, shelf, asked, rows)
+
+
+def _lacks_export(config: FinetuneConfig, unit: Unit) -> bool:
+    """Whether models are asked for that an earlier run did not write; its checkpoints give them without training."""
+    return config.export and not any((config.out / "models").glob(f"*-{unit.hash[:8]}-*.safetensors"))
 
 
 def _poolings(config: FinetuneConfig, backbone: Any, name: str) -> tuple[str, ...]:

@@ -177,11 +177,16 @@ def test_the_studys_recipe_by_name(quick_featprobe, manifest: Path, tmp_path: Pa
 
 
 def test_an_exported_model_is_plain_timms(quick_featprobe, manifest: Path, tmp_path: Path) -> None:
-    done = quick_featprobe(
+    command = (
         "finetune", "--data", manifest, "--out", "out", *TINY, "--epochs", "1", "--resamples", "50", "--mode", "lora:2",
-        "--export", "--holdout", "0.3", "--tensorboard",
+        "--holdout", "0.3",
     )  # fmt: skip
+    trained = quick_featprobe(*command, "--tensorboard")
+    assert trained.returncode == 0, trained.stderr
+    assert not (tmp_path / "out" / "models").exists()
+    done = quick_featprobe(*command, "--export")
     assert done.returncode == 0, done.stderr
+    assert "epoch 1/1" not in done.stdout, "what is trained is exported, and not trained again"
     (file,) = (tmp_path / "out" / "models").glob("*.safetensors")
     card = json.loads(file.with_suffix(".json").read_text())
     model = timm.create_model(card["architecture"], **card["create_model"])
