@@ -103,7 +103,7 @@ class Classifier(nn.Module):
             start=recipe.head_start,
         )
         self.frozen = not self.names and not self.added
-        self.still_norms = recipe.freeze_norm_stats or self.mode.kind == "bitfit"
+        self.still_norms = recipe.freeze_norm_stats or self.mode.standardises
         self._factors = recipe.layer_decay, recipe.head_factor
         self.epochs = recipe.max_epochs
         self.begin_epoch(0)

@@ -43,7 +43,8 @@ class Mode:
         """Whether the head's input is standardised by the untrained backbone's features.
 
         Not where all weights move: a random backbone's features are not what they will be in training. In the
-        study's own frozen networks nothing is standardised.
+        study's own frozen networks nothing is standardised. Where it is, BatchNorm layers keep their statistics, also
+        those whose gains are trained: with a batch's own statistics the features would not be those any more.
         """
         return self.kind not in {"full", "huang-frozen"}
 

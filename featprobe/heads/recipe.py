@@ -64,7 +64,7 @@ class TrainingRecipe:
     probabilities are meant too. `patience`: epochs without a better one before training stops, 0 for never.
     `freeze_norm_stats`: BatchNorm layers keep their running statistics. Off by default: a randomly initialised
     control has no statistics worth keeping, and both sides of a comparison must be trained under one rule; layers
-    that are not trained keep theirs in any case. `seed`: of the head, the order, augmentation and dropout.
+    that are not trained keep theirs in any case, and so do all in modes other than full (see `Mode.standardises`). `seed`: of the head, the order, augmentation and dropout.
     """
 
     mode: str = "full"
