@@ -36,8 +36,8 @@ from featprobe.stages.label_studies import label_studies, sentences
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
-from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.spendings import spendings
+from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED, add_systems
 from featprobe.stages.trusting import trust_panel
