@@ -150,6 +150,8 @@ def build_parser() -> _Parser:
         "--cache", type=Path, default=None, metavar="DIR", help="folder of the embedding files [cache]"
     )
 
+    run.add_argument("--dry-run", action="store_true", help="only print the stages and what they lack")
+
     _add_cache(commands, debug)
     _add_models(commands, debug)
     _add_backbones(commands, debug)
@@ -318,7 +320,7 @@ def _dispatch_command(parsed: argparse.Namespace) -> int:
     if parsed.command == "demo":
         return _call("featprobe.study:demo", parsed.out, parsed.cache)
     if parsed.command == "run":
-        return _call("featprobe.study:run", parsed.study, parsed.out, parsed.cache)
+        return _call("featprobe.study:run", parsed.study, parsed.out, parsed.cache, parsed.dry_run)
     if (parsed.command, parsed.action) == ("cache", "export"):
         return _call("featprobe.stages.export:export", _configuration(ExportConfig, parsed))
     if (parsed.command, parsed.action) == ("models", "export"):

@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 
 from featprobe.config_labels import LabelOptions
 from featprobe.config_statistics import StatisticsOptions
+from featprobe.config_training import TrainingOptions
 from featprobe.options import Bounded, option
 from featprobe.records import FITS, POOLINGS, PRECISIONS, PREPROCESSING_RULES, TASKS
 
@@ -321,7 +322,7 @@ class RetrieveConfig(EvaluationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOptions):
+class FinetuneConfig(TrainingOptions, EvaluationOptions, MachineOptions, BackboneOptions, DataOptions):
     """Train the unfrozen opponent on the probe's own splits."""
 
     refused: ClassVar[Mapping[str, str]] = {
@@ -330,21 +331,6 @@ class FinetuneConfig(EvaluationOptions, MachineOptions, BackboneOptions, DataOpt
         "tta-keep": "a trained model judges the plain view alone",
         "canaries": "they are of frozen backbones, which extract and probe give",
     }
-
-    image_size: int | None = option(None, "side of the square input in pixels", metavar="PIXELS", least=1)
-    mode: tuple[str, ...] = option(
-        ("full",), "what is trained: every weight, or a head on the frozen backbone", choices=("full", "head")
-    )
-    epochs: int | None = option(
-        None, "passes over the training images at most (default: 10, for a head 100)", metavar="N", least=1
-    )
-    patience: int = option(5, "epochs without a better validation loss before stopping", metavar="N", least=0)
-    lr: float | None = option(
-        None, "learning rate (default: 1e-4 for the backbone, 1e-3 for a head)", metavar="RATE"
-    )
-    weight_decay: float = option(0.05, "AdamW's decoupled weight decay", metavar="RATE", least=0)
-    augment: bool = option(True, "random resized crops and light jitter of the training images")
-    flip: bool = option(False, "also flip training images left to right (changes anatomy: off by default)")
 
 
 @dataclass(frozen=True, kw_only=True)

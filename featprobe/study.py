@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sysconfig
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,22 +23,26 @@ from featprobe.options import from_mapping
 from featprobe.stages.summary import Summary
 
 STAGES: Final = ("extract", "export", "probe", "finetune", "compare")
-ABOUT: Final = ("title", "about", "command", "time", "expect", "canaries")
+ABOUT: Final = ("title", "about", "command", "time", "expect", "canaries", "get")
 
 
-def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
+def run(path: Path, out: Path | None = None, cache: Path | None = None, dry_run: bool = False) -> int:
     """Run the study in the file `path`, a .toml, or again that of a results folder's run.json; returns the exit status.
 
-    A study is a table `[study]` (title, about, command, time, expect, canaries) and any number of `[[extract]]`,
+    A study is a table `[study]` (title, about, command, time, expect, canaries, get) and any number of `[[extract]]`,
     `[[export]]`, `[[probe]]`, `[[finetune]]` and one `[compare]`, whose keys are the stages' flags. Canaries run
     with every study unless `canaries = false` stands in `[study]` or in a section. Paths of data and
-    weights are relative to the folder where the command is typed. `out` and `cache` win over the file.
+    weights are relative to the folder where the command is typed. `out` and `cache` win over the file. With `dry_run`
+    nothing is computed: every stage is printed with what it needs and, where that is missing (exit status 1), how to
+    get it; `[study.get]` says so by data set or backbone.
     Raises ConfigError for a file that is missing, no TOML, or has an unknown section or key.
     """
     document = _read(path)
     folder = out or Path("results") / (f"{path.parent.name}-again" if _is_receipt(path) else path.stem)
     plan = _plan(document, path, folder, cache)
     about = document.get("study", {})
+    if dry_run:
+        return _preview(plan, about)
     if about.get("title"):
         print(f"{about['title']}: {len(plan)} stages, results in {folder}")
     began = time.perf_counter()
@@ -58,6 +63,28 @@ def run(path: Path, out: Path | None = None, cache: Path | None = None) -> int:
     if report is not None:
         print(f"report: {report.resolve()}")
     return 0
+
+
+def _preview(plan: Sequence[tuple[str, Any]], about: Mapping[str, Any]) -> int:
+    """Print what would run and what it needs; 0 where all is here, else 1."""
+    from featprobe.stages.needs import needs, told
+
+    for number, (name, config) in enumerate(plan, start=1):
+        fields = {
+            field.name: (getattr(config, field.name), field.default) for field in dataclasses.fields(config)
+        }
+        set_here = [
+            f"{key.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for key, (value, default) in fields.items()
+            if value != default
+        ]
+        print(f"{number}. {name}: {'; '.join(set_here) or 'as by default'}")
+    found = needs([config for _, config in plan], about.get("get", {}))
+    for line in told(found):
+        print(line)
+    missing = sum(bool(need.missing) for need in found)
+    print(f"{missing} of {len(found)} data sets and weights are missing" if missing else "everything is here")
+    return 1 if missing else 0
 
 
 def demo(out: Path, cache: Path) -> int:
@@ -140,6 +167,13 @@ def _need_about(about: Any, path: Path) -> None:
             f"canaries = {about['canaries']!r} in {where}",
             "it must be true or false, without quotes",
             "write canaries = true, or leave it out",
+        )
+    get = about.get("get", {})
+    if not isinstance(get, dict) or not all(isinstance(value, str) for value in get.values()):
+        raise ConfigError(
+            f"get in {where} is no table of texts",
+            "it says by data set or backbone how to get it",
+            'write [study.get] and below it NAME = "..."',
         )
     if not isinstance(about.get("title", ""), str):
         raise ConfigError(f"title = {about['title']!r} in {where}", "it must be text", 'write title = "..."')

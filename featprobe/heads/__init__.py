@@ -6,7 +6,18 @@ This file is light: torch is imported by `featprobe.heads.training` (`train_fold
 
 from __future__ import annotations
 
-from featprobe.heads.recipe import HEADS_NUMERICS, MODES, MONITORS, TrainingRecipe
-from featprobe.heads.sources import BatchSource, Progress
+from featprobe.heads.modes import MODES, Mode, parse_mode
+from featprobe.heads.recipe import HEADS_NUMERICS, MONITORS, TrainingRecipe
+from featprobe.heads.sources import BatchSource, HeadStart, Progress
 
-__all__ = ["HEADS_NUMERICS", "MODES", "MONITORS", "BatchSource", "Progress", "TrainingRecipe"]
+__all__ = [
+    "HEADS_NUMERICS",
+    "MODES",
+    "MONITORS",
+    "BatchSource",
+    "HeadStart",
+    "Mode",
+    "Progress",
+    "TrainingRecipe",
+    "parse_mode",
+]

@@ -135,6 +135,16 @@ class CheckpointStore:
             save_file(plain, part, metadata=header)
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """How far the training of `last.safetensors` at `path` was, its fields as JSON types; {} where it can't be read."""
+    try:
+        header, _ = _read(path)
+        progress: dict[str, Any] = header["state"]["progress"]
+    except (SafetensorError, ValueError, KeyError, OSError):
+        return {}
+    return progress
+
+
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's moments and counters as tensors named `POSITION.KEY`."""
     state = optimizer.state_dict()["state"]

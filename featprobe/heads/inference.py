@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from featprobe.errors import ProbeError
 from featprobe.heads.arithmetic import autocast, check_precision, machine
+from featprobe.heads.memory import Portions
 from featprobe.heads.model import Classifier
+from featprobe.heads.objective import Objective
 from featprobe.heads.recipe import TrainingRecipe
 from featprobe.heads.sources import BatchSource
 from featprobe.records import FloatArray, IntArray
@@ -24,10 +27,11 @@ class FittedHead:
 
     `history`: one row per epoch as in `Progress.metrics`; `best_epoch` counts from 1. `trained` is False
     where a finished checkpoint was taken over. `seconds`: spent training, resumed parts included.
-    `checkpoint`: best.safetensors; `notes`: what the console must say.
+    `checkpoint`: best.safetensors; `notes`: what the console must say. `objective`: what its scores mean.
     """
 
     model: Classifier
+    objective: Objective
     recipe: TrainingRecipe
     best_epoch: int
     history: tuple[Mapping[str, float], ...]
@@ -46,11 +50,12 @@ def predict(
     precision: str | None = None,
     batch_size: int | None = None,
 ) -> FloatArray:
-    """Softmax probabilities, float64 [N, C], rows sum to 1, in the order of `test`.
+    """Predictions in the order of `test`, float64: probabilities of classes [N, C], whose rows sum to 1, of labels
+    [N, L], or numbers [N, 1].
 
     `precision` and `batch_size` are the recipe's where None; the batch size changes nothing beyond
     floating-point noise. Raises ProbeError where a score is not finite or an image is missing.
-    """
+    """  # noqa: D205 - what it gives by kind of target does not fit a first line
     where = torch.device(device)
     arithmetic = fitted.recipe.precision if precision is None else precision
     size = fitted.recipe.batch_size if batch_size is None else batch_size
@@ -64,8 +69,7 @@ def predict(
             f"precision {arithmetic}",
             "type --precision fp32",
         )
-    probabilities: FloatArray = torch.softmax(scores.double(), dim=1).numpy()
-    return probabilities
+    return fitted.objective.predictions(scores)
 
 
 def run_batches(
@@ -76,14 +80,29 @@ def run_batches(
     precision: str,
     batch_size: int,
 ) -> Tensor:
-    """`function` over all of `source` in its order, without augmentation or gradient: float32 [N, ...], CPU."""
+    """`function` over all of `source` in its order, without augmentation or gradient: float32 [N, ...], CPU.
+
+    Batches that do not fit into memory are passed in halves.
+    """
+    portions = Portions(batch_size)
+
+    def passed(images: Tensor) -> Tensor:
+        made = []
+        for (part,) in portions.parts(images):
+            with autocast(device, precision):
+                made.append(function(part.to(device, non_blocking=True)).float())
+        return torch.cat(made)
+
     order = np.arange(len(source.labels), dtype=np.int64)
     results = []
     with torch.no_grad():
         for images, _ in paired(source, order, batch_size, augment_seed=None):
-            with autocast(device, precision):
-                results.append(function(images.to(device, non_blocking=True)).float())
+            results.append(portions.run(partial(passed, images), undo=_nothing, rows=len(images)))
     return torch.cat(results).cpu() if results else torch.empty(0)
+
+
+def _nothing() -> None:
+    """Nothing is left behind by a forward pass that failed."""
 
 
 def paired(

@@ -5,33 +5,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from featprobe.errors import ProbeError
-from featprobe.heads.arithmetic import autocast
+from featprobe.errors import ProbeError, listed
 from featprobe.heads.checkpoints import CheckpointStore, pack_optimizer, unpack_optimizer
+from featprobe.heads.convex import solve
 from featprobe.heads.inference import paired, run_batches
 from featprobe.heads.model import Classifier
-from featprobe.heads.optimisation import (
-    build_optimizer,
-    class_weights,
-    derive_seed,
-    epoch_order,
-    lr_factor,
-    seeded,
-    set_lr,
-    steps_per_epoch,
-)
+from featprobe.heads.objective import Objective
+from featprobe.heads.optimisation import balanced_order, derive_seed, epoch_order, steps_per_epoch
 from featprobe.heads.recipe import TrainingRecipe
 from featprobe.heads.sources import BatchSource, Progress
-from featprobe.records import IntArray
+from featprobe.heads.steps import Stepper
+from featprobe.records import AnyArray, IntArray
 
 STEPS_BETWEEN_CHECKS: Final = 50
 """Reading a loss makes a GPU wait; a loss that is not finite is found at most this many steps late."""
@@ -40,8 +31,8 @@ STEPS_BETWEEN_CHECKS: Final = 50
 class FeatureSource:
     """A BatchSource of features computed once, float32 [N, D]: what a frozen backbone makes of `source`."""
 
-    def __init__(self, features: Tensor, labels: IntArray) -> None:
-        self.features, self.labels = features, labels
+    def __init__(self, features: Tensor, labels: AnyArray, names: Sequence[str] = ()) -> None:
+        self.features, self.labels, self.names = features, labels, names
 
     def batches(self, order: IntArray, batch_size: int, *, augment_seed: int | None) -> Iterator[Tensor]:
         """Features [B, D] per slice of `order`; there is nothing to augment."""
@@ -52,10 +43,14 @@ class FeatureSource:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a fold and what makes logits [B, C] of its batches: the model, or its head on features."""
+    """One part of a fold: images, or, where `whole` is False, features for the head alone."""
 
-    forward: Callable[[Tensor], Tensor]
     source: BatchSource
+    whole: bool
+
+    def forward(self, model: Classifier) -> Callable[[Tensor], Tensor]:
+        """What makes scores [B, K] of this part's batches."""
+        return model if self.whole else model.head
 
 
 @dataclass(slots=True)
@@ -84,6 +79,7 @@ class Trainer:
         train: Part,
         val: Part,
         *,
+        objective: Objective,
         recipe: TrainingRecipe,
         device: torch.device,
         store: CheckpointStore,
@@ -91,44 +87,64 @@ class Trainer:
         save_seconds: float,
     ) -> None:
         self.model, self.train, self.val = model, train, val
-        self.recipe, self.device, self.store = recipe, device, store
+        self.objective, self.recipe = objective.to(device), recipe
+        self.device, self.store = device, store
         self.on_progress, self.save_seconds = on_progress, save_seconds
         self.state = State()
-        self.steps = steps_per_epoch(len(train.source.labels), recipe.batch_size)
-        self.optimizer = build_optimizer(model, recipe, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        n_classes = model.head.linear.out_features
-        weights = class_weights(train.source.labels, n_classes, recipe.class_weight)
-        self.weights = None if weights is None else weights.to(device)
-        self.unread: list[tuple[Tensor, int]] = []
+        convex = recipe.optimizer == "lbfgs"
+        self.steps = 1 if convex else steps_per_epoch(len(train.source.labels), recipe.batch_size)
+        self.epochs = 1 if convex else recipe.max_epochs
+        self.stepper = Stepper(model, self.objective, recipe, device, self.epochs * self.steps)
+        self.truth = objective.truth(train.source.labels)
+        forward = train.forward(model)
+        self.forward: Callable[[Tensor], Tensor] = (
+            torch.compile(forward) if recipe.compile and train.whole else forward
+        )
+        self.unread: list[tuple[Tensor, IntArray]] = []
         self.saved_at = self.clock = time.monotonic()
 
     def run(self) -> None:
         """Resumes where the store has a state, trains to the end, marks the store's best as finished."""
         self._resume()
-        while self.state.epoch < self.recipe.max_epochs and not self.stopped_early:
-            self._train_epoch()
+        while self.state.epoch < self.epochs and not self.stopped_early:
+            if self.recipe.optimizer == "lbfgs":
+                self._solve()
+            else:
+                self._train_epoch()
             self._close_epoch()
+        note = self.stepper.portions.note(self.recipe.batch_size, norms=bool(self.model.moving))
+        self.store.notes += [note] if note else []
         self.store.finish({**self._record(), "progress": self.state.to_dict()})
 
     @property
     def stopped_early(self) -> bool:
         """Whether `patience` epochs have passed without a better one."""
         waited = self.state.epoch - self.state.best_epoch
-        return 0 < self.recipe.patience <= waited and self.state.epoch < self.recipe.max_epochs
+        return 0 < self.recipe.patience <= waited and self.state.epoch < self.epochs
+
+    def _solve(self) -> None:
+        source = self.train.source
+        assert isinstance(source, FeatureSource)
+        loss = solve(self.model.head, source.features, source.labels, self.objective, l2=self.recipe.l2)
+        self.state.loss_sum, self.state.images = loss * len(source.labels), len(source.labels)
 
     def _train_epoch(self) -> None:
         recipe, state = self.recipe, self.state
-        labels = self.train.source.labels
-        order = epoch_order(len(labels), recipe.batch_size, seed=recipe.seed, epoch=state.epoch)
         augment_seed = derive_seed(recipe.seed, "augmentation", state.epoch) if recipe.augments else None
-        left = order[state.step * recipe.batch_size :]
+        left = self._order()[state.step * recipe.batch_size :]
+        self.model.begin_epoch(state.epoch)
         self.model.train()
         for inputs, positions in paired(
             self.train.source, left, recipe.batch_size, augment_seed=augment_seed
         ):
-            loss = self._step(inputs, torch.from_numpy(labels[positions]))
-            self.unread.append((loss, len(positions)))
+            loss = self.stepper.step(
+                self.forward,
+                inputs,
+                self.truth[torch.from_numpy(positions)],
+                at=(state.epoch, state.step),
+                done=state.epoch * self.steps + state.step,
+            )
+            self.unread.append((loss, positions))
             state.step += 1
             if len(self.unread) == STEPS_BETWEEN_CHECKS:
                 self._read_losses()
@@ -137,44 +153,32 @@ class Trainer:
             self._tell(state.epoch + 1, state.step)
         self._read_losses()
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        recipe, state = self.recipe, self.state
-        inputs = inputs.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
-        done = state.epoch * self.steps + state.step
-        set_lr(self.optimizer, lr_factor(done, recipe.max_epochs * self.steps, recipe.warmup))
-        self.optimizer.zero_grad(set_to_none=True)
-        with seeded(self.device, derive_seed(recipe.seed, "step", state.epoch, state.step)):
-            with autocast(self.device, recipe.precision):
-                logits = self.train.forward(inputs)
-            loss = functional.cross_entropy(
-                logits, labels, weight=self.weights, label_smoothing=recipe.label_smoothing
-            )
-            torch.autograd.backward(self.scaler.scale(loss))
-        if recipe.clip_norm > 0:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.detach()
+    def _order(self) -> IntArray:
+        """The positions of this epoch."""
+        recipe, epoch = self.recipe, self.state.epoch
+        labels = self.train.source.labels
+        order = epoch_order(len(labels), recipe.batch_size, seed=recipe.seed, epoch=epoch)
+        if recipe.sampling == "balanced":
+            return balanced_order(order, labels, seed=recipe.seed, epoch=epoch)
+        return order
 
     def _read_losses(self) -> None:
         if not self.unread:
             return
         values = torch.stack([loss for loss, _ in self.unread]).tolist()
         first = self.state.step - len(values) + 1
-        for offset, (value, (_, count)) in enumerate(zip(values, self.unread, strict=True)):
+        for offset, (value, (_, positions)) in enumerate(zip(values, self.unread, strict=True)):
             if not math.isfinite(value):
-                raise self._diverged(f"the training loss became {value} at step {first + offset}")
-            self.state.loss_sum += value * count
-            self.state.images += count
+                raise self._diverged(f"the training loss became {value} at step {first + offset}", positions)
+            self.state.loss_sum += value * len(positions)
+            self.state.images += len(positions)
         self.unread.clear()
 
     def _close_epoch(self) -> None:
         state = self.state
         row = {
             "epoch": state.epoch + 1,
-            "lr": self.optimizer.param_groups[-1]["lr"],
+            "lr": self.stepper.optimizer.param_groups[-1]["lr"],
             "train_loss": state.loss_sum / state.images,
             **self._validate(),
         }
@@ -190,58 +194,71 @@ class Trainer:
         self._tell(state.epoch, self.steps, row)
 
     def _better(self, row: Mapping[str, float], best: Mapping[str, float]) -> bool:
-        sign = -1 if self.recipe.monitor == "val_loss" else 1
+        sign = -1 if self.recipe.monitor in {"val_loss", "val_mae"} else 1
         return sign * row[self.recipe.monitor] > sign * best[self.recipe.monitor]
 
     def _validate(self) -> dict[str, float]:
-        self.model.eval()
+        judged = self.stepper.judged.eval()
         labels = self.val.source.labels
-        logits = run_batches(
-            self.val.forward,
+        scores = run_batches(
+            self.val.forward(judged),
             self.val.source,
             self.device,
             precision=self.recipe.precision,
             batch_size=self.recipe.batch_size,
         )
-        weights = None if self.weights is None else self.weights.double().cpu()
-        loss = functional.cross_entropy(logits.double(), torch.from_numpy(labels), weight=weights).item()
-        if not math.isfinite(loss):
-            raise self._diverged(f"the validation loss became {loss}")
-        hit = logits.argmax(dim=1).numpy() == labels
-        recalls = [hit[labels == label].mean() for label in np.unique(labels)]
-        return {
-            "val_loss": loss,
-            "val_accuracy": float(hit.mean()),
-            "val_balanced_accuracy": float(np.mean(recalls)),
-        }
+        found = self.objective.metrics(scores, labels)
+        if not math.isfinite(found["val_loss"]):
+            raise self._diverged(f"the validation loss became {found['val_loss']}")
+        if self.recipe.monitor not in found:
+            raise ProbeError(
+                f"{self.recipe.monitor} is not defined on the validation part",
+                f"its {len(labels)} rows hold no class or label with both values",
+                "type --monitor val_loss",
+            )
+        return found
 
-    def _diverged(self, what: str) -> ProbeError:
+    def _diverged(self, what: str, positions: Sequence[int] | IntArray = ()) -> ProbeError:
         lr, precision = self.recipe.peak_lr, self.recipe.precision
+        names = getattr(self.train.source, "names", ())
+        images = [str(names[p]) if len(names) else f"row {p}" for p in positions]
+        look = f"; the batch was {listed(images, 40)}" if images else ""
         return ProbeError(
             f"{what} of epoch {self.state.epoch + 1}",
             f"peak learning rate {lr:g}, precision {precision}",
-            f"type --lr {lr / 10:g}" + ("" if precision == "fp32" else " or --precision fp32"),
+            f"type --lr {lr / 10:g}" + ("" if precision == "fp32" else " or --precision fp32") + look,
         )
 
     def _save(self) -> None:
         self._read_losses()
         now = time.monotonic()
         self.state.seconds += now - self.clock
+        stepper = self.stepper
         tensors = {f"model.{name}": value for name, value in self.model.learned().items()}
-        tensors |= {f"optimizer.{name}": value for name, value in pack_optimizer(self.optimizer).items()}
-        self.store.save_last(tensors, {"progress": self.state.to_dict(), "scaler": self.scaler.state_dict()})
+        tensors |= {f"optimizer.{name}": value for name, value in pack_optimizer(stepper.optimizer).items()}
+        if stepper.average is not None:
+            tensors |= {f"average.{name}": value for name, value in stepper.judged.learned().items()}
+        self.store.save_last(
+            tensors,
+            {
+                "progress": self.state.to_dict(),
+                "scaler": stepper.scaler.state_dict(),
+                "portion": stepper.portions.size,
+            },
+        )
         self.saved_at = self.clock = now
 
     def _save_best(self) -> None:
-        self.store.save_best(self.model.learned(), self._record())
+        self.store.save_best(self.stepper.judged.learned(), self._record())
 
     def _record(self) -> dict[str, Any]:
+        whole, frozen = self.model.mode.whole, self.model.frozen
         return {
             "epoch": self.state.best_epoch,
             "metrics": self.state.history[self.state.best_epoch - 1],
             "recipe": self.recipe.to_dict(),
             "recipe_sha256": self.recipe.sha256,
-            "tensors": "head" if self.model.frozen else "all",
+            "tensors": "head" if frozen else "all" if whole else "trained",
         }
 
     def _resume(self) -> None:
@@ -254,17 +271,21 @@ class Trainer:
         if state.best_epoch and not ends_with_best and not self.store.holds_best(state.best_epoch):
             return
         self.state = state
+        stepper = self.stepper
         self.model.restore(_below("model.", tensors))
-        unpack_optimizer(self.optimizer, _below("optimizer.", tensors))
-        self.scaler.load_state_dict(saved["scaler"])
+        if stepper.average is not None:
+            stepper.judged.restore(_below("average.", tensors))
+        unpack_optimizer(stepper.optimizer, _below("optimizer.", tensors))
+        stepper.scaler.load_state_dict(saved["scaler"])
+        stepper.portions.size = saved["portion"]
         where = f"after epoch {state.epoch}" + (f", step {state.step}" if state.step else "")
-        self.store.notes.append(f"resumed {where} of {self.recipe.max_epochs}")
+        self.store.notes.append(f"resumed {where} of {self.epochs}")
         if ends_with_best:
             self._save_best()
 
     def _tell(self, epoch: int, step: int, metrics: Mapping[str, float] | None = None) -> None:
         if self.on_progress is not None:
-            self.on_progress(Progress(epoch, self.recipe.max_epochs, step, self.steps, metrics))
+            self.on_progress(Progress(epoch, self.epochs, step, self.steps, metrics))
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from featprobe.records import IntArray
 if TYPE_CHECKING:
     from featprobe.heads.model import Classifier
 
-_STREAMS: Final = ("head", "order", "augmentation", "step")
+_STREAMS: Final = ("head", "order", "augmentation", "step", "adapters", "mixing", "trial")
 
 
 def derive_seed(seed: int, stream: str, *counters: int) -> int:
@@ -55,32 +55,54 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return math.ceil(len(epoch_order(count, batch_size, seed=0, epoch=0)) / batch_size)
 
 
-def lr_factor(step: int, total: int, warmup: float) -> float:
-    """The learning rate of step 0 ... total - 1 as a share of its peak: linear warm-up, then cosine to 0."""
+def balanced_order(order: IntArray, labels: IntArray, *, seed: int, epoch: int) -> IntArray:
+    """As many positions as `order` has, drawn so that every class of `labels` [N] comes equally often.
+
+    With replacement: whole shuffled passes over each class, then a part of another one.
+    """
+    rng = np.random.default_rng([derive_seed(seed, "order", epoch), 1])
+    classes = np.unique(labels)
+    shares = np.full(len(classes), len(order) // len(classes))
+    shares[rng.permutation(len(classes))[: len(order) % len(classes)]] += 1
+    drawn = []
+    for label, count in zip(classes, shares, strict=True):
+        own = np.flatnonzero(labels == label)
+        passes = [rng.permutation(own) for _ in range(-(-int(count) // len(own)))]
+        drawn.append(np.concatenate(passes)[:count] if passes else own[:0])
+    return rng.permutation(np.concatenate(drawn)).astype(np.int64)
+
+
+def lr_factor(step: int, total: int, warmup: float, schedule: str = "cosine") -> float:
+    """The learning rate of step 0 ... total - 1 as a share of its peak: linear warm-up, then cosine to 0.
+
+    `schedule` "constant" stays at the peak after the warm-up.
+    """
     rising = round(warmup * total)
     if step < rising:
         return (step + 1) / (rising + 1)
+    if schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
 
 
-def build_optimizer(model: Classifier, recipe: TrainingRecipe, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over what the mode trains; each group's `peak_lr` is what `set_lr` scales.
+def build_optimizer(model: Classifier, recipe: TrainingRecipe, device: torch.device) -> torch.optim.Optimizer:
+    """The recipe's optimizer over what the mode ever trains; each group's `peak_lr` is what `set_lr` scales.
 
-    Vectors (biases, norm layers' gains) are not decayed. Where the device has a fused AdamW it is used.
+    Vectors (biases, norm layers' gains) and what the network itself names in `no_weight_decay` (positions, class
+    tokens) are not decayed. A block's rate is `layer_decay` to the power of the blocks above it, as timm's
+    `param_groups_layer_decay` has it. Where the device has a fused optimizer it is used.
     """
-    lr = recipe.peak_lr
-    parts: list[tuple[torch.nn.Module, float]] = [(model.head, lr)]
-    if not model.frozen:
-        parts = [(model.backbone, lr), (model.head, lr * recipe.head_lr_factor)]
-    groups: list[dict[str, object]] = []
-    for module, peak in parts:
-        parameters = list(module.parameters())
-        for decayed in (True, False):
-            chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == decayed]
-            decay = recipe.weight_decay if decayed else 0.0
-            groups.append({"params": chosen, "lr": peak, "peak_lr": peak, "weight_decay": decay})
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, fused=True if device.type in {"cpu", "cuda"} else None)
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for scale, parameter, exempt in model.tunable():
+        peak = recipe.peak_lr * scale
+        decay = 0.0 if parameter.ndim <= 1 or exempt else recipe.weight_decay
+        groups.setdefault((peak, decay), []).append(parameter)
+    filled = [
+        {"params": chosen, "lr": peak, "peak_lr": peak, "weight_decay": decay}
+        for (peak, decay), chosen in groups.items()
+    ]
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(filled, fused=True if device.type in {"cpu", "cuda"} else None)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

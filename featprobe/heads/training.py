@@ -6,18 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
 from torch import nn
 
-from featprobe.errors import ConfigError, ProbeError
+from featprobe.errors import ConfigError
 from featprobe.heads.arithmetic import check_precision, machine
 from featprobe.heads.checkpoints import CheckpointStore
 from featprobe.heads.inference import FittedHead, run_batches
 from featprobe.heads.loop import FeatureSource, Part, State, Trainer
-from featprobe.heads.model import Classifier, batch_norms
+from featprobe.heads.model import Classifier
+from featprobe.heads.objective import Objective, objective_of
 from featprobe.heads.recipe import TrainingRecipe
-from featprobe.heads.sources import BatchSource, Progress
+from featprobe.heads.sources import BatchSource, HeadStart, Progress
+from featprobe.records import FloatArray
 
 SAVE_SECONDS: Final = 300.0
 
@@ -33,35 +34,42 @@ def train_fold(
     device: torch.device | str,
     checkpoint_dir: Path,
     resume_key: str,
+    task: str = "classes",
+    start: Callable[[FloatArray, FloatArray], HeadStart] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     save_seconds: float = SAVE_SECONDS,
 ) -> FittedHead:
-    """A classifier trained on `train`, its best epoch chosen on `val`.
+    """A model trained on `train`, its best epoch chosen on `val`.
 
-    `backbone`: float32 [B, 3, H, W] -> [B, dim]; it is copied, so one instance serves every fold.
+    `backbone`: float32 [B, 3, H, W] -> [B, dim]; it is copied, so one instance serves every fold. `n_classes`:
+    classes, labels, or 1 for a number; `task`: the kind of target (of TASKS), see `BatchSource.labels`.
     `checkpoint_dir` holds this fold alone. `resume_key`: a hash of all that decides the result (recipe,
     data, labels, fold, backbone's weights); a finished training with the same key is returned without
     training, an interrupted one goes on where it was saved: at every epoch's end and, inside long epochs,
     every `save_seconds`. All randomness follows from (recipe.seed, epoch, step), so that on the CPU, with the
-    same thread count, a resumed run ends in the same weights, bit for bit.
+    same thread count, a resumed run ends in the same weights, bit for bit. `start`, for mode lp-ft: from the
+    untrained backbone's features of training and validation rows, float64 [N, dim], to the head to begin from.
 
     Raises ProbeError (labels that can't be trained on, a loss that is not finite, memory that runs out),
-    ConfigError (a setting that device or model can't follow) and OutputError (nothing can be written).
+    ConfigError (a setting that device, model or target can't follow) and OutputError (nothing can be written).
     """
     recipe, where = recipe.resolved(), torch.device(device)
-    _check_labels(train, val, n_classes)
-    _check_settings(backbone, len(train.labels), recipe, where)
+    objective = objective_of(recipe, train.labels, val.labels, n_classes=n_classes, task=task)
+    check_precision(where, recipe.precision)
     store = CheckpointStore(checkpoint_dir, resume_key)
-    with machine(where, recipe.precision, recipe.batch_size):
-        model = Classifier(backbone, dim, n_classes, recipe).to(where)
+    with machine(where, recipe.precision, recipe.batch_size, deterministic=recipe.deterministic):
+        model = Classifier(backbone, dim, objective.outputs, recipe)
+        _check_model(model, len(train.labels), recipe, start)
+        model = _placed(model, recipe, where)
         record = store.finished()
         if record is not None:
             store.clear_last()
-            return _fitted(model, recipe, State(**record["progress"]), store, trained=False)
+            return _fitted(model, objective, recipe, State(**record["progress"]), store, trained=False)
         store.claim()
         trainer = Trainer(
             model,
-            *_parts(model, train, val, recipe, where),
+            *_parts(model, train, val, recipe, where, start),
+            objective=objective,
             recipe=recipe,
             device=where,
             store=store,
@@ -69,37 +77,60 @@ def train_fold(
             save_seconds=save_seconds,
         )
         trainer.run()
-        return _fitted(model, recipe, trainer.state, store, trained=True)
+        return _fitted(model, objective, recipe, trainer.state, store, trained=True)
+
+
+def _placed(model: Classifier, recipe: TrainingRecipe, device: torch.device) -> Classifier:
+    if recipe.channels_last:
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device)
 
 
 def _parts(
-    model: Classifier, train: BatchSource, val: BatchSource, recipe: TrainingRecipe, device: torch.device
+    model: Classifier,
+    train: BatchSource,
+    val: BatchSource,
+    recipe: TrainingRecipe,
+    device: torch.device,
+    start: Callable[[FloatArray, FloatArray], HeadStart] | None,
 ) -> tuple[Part, Part]:
-    if not model.frozen:
-        return Part(model, train), Part(model, val)
-
     def features(source: BatchSource) -> FeatureSource:
         made = run_batches(
             model.embed, source, device, precision=recipe.precision, batch_size=recipe.batch_size
         )
-        return FeatureSource(made.to(device), source.labels)
+        return FeatureSource(made.to(device), source.labels, getattr(source, "names", ()))
 
-    fixed = features(train)
-    model.head.standardise_by(fixed.features)
-    learning = Part(model, train) if recipe.augments else Part(model.head, fixed)
-    return learning, Part(model.head, features(val))
+    if model.mode.standardises or model.frozen:
+        fixed = features(train)
+        if model.mode.kind == "lp-ft" and start is not None:
+            rows, held = (one.features.double().cpu().numpy() for one in (fixed, features(val)))
+            model.head.start_from(start(rows, held))
+        elif model.mode.standardises:
+            model.head.standardise_by(fixed.features)
+        if model.frozen:
+            learning = Part(train, True) if recipe.augments or recipe.mixes else Part(fixed, False)
+            return learning, Part(features(val), False)
+    return Part(train, True), Part(val, True)
 
 
 def _fitted(
-    model: Classifier, recipe: TrainingRecipe, state: State, store: CheckpointStore, *, trained: bool
+    model: Classifier,
+    objective: Objective,
+    recipe: TrainingRecipe,
+    state: State,
+    store: CheckpointStore,
+    *,
+    trained: bool,
 ) -> FittedHead:
     model.restore(store.load_best())
+    planned = 1 if recipe.optimizer == "lbfgs" else recipe.max_epochs
     return FittedHead(
         model=model.eval(),
+        objective=objective,
         recipe=recipe,
         best_epoch=state.best_epoch,
         history=tuple(state.history),
-        stopped_early=state.epoch < recipe.max_epochs,
+        stopped_early=state.epoch < planned,
         trained=trained,
         seconds=state.seconds,
         checkpoint=store.best_path,
@@ -107,32 +138,19 @@ def _fitted(
     )
 
 
-def _check_labels(train: BatchSource, val: BatchSource, n_classes: int) -> None:
-    for name, source in (("training", train), ("validation", val)):
-        if len(source.labels) == 0:
-            raise ProbeError(
-                f"the {name} part of this fold is empty",
-                "training needs rows to learn from and rows to choose the best epoch on",
-                "see the split with: featprobe inspect --data SPEC",
-            )
-        if source.labels.min() < 0 or source.labels.max() >= n_classes:
-            raise ProbeError(
-                f"the {name} part holds rows without a label",
-                f"labels lie between 0 and {n_classes - 1}",
-                "leave those rows out, or name the label column with --label-column",
-            )
-    if len(np.unique(train.labels)) < 2:
-        raise ProbeError(
-            "the training part holds one class only",
-            f"all {len(train.labels)} rows have the label {train.labels[0]}",
-            "see the split with: featprobe inspect --data SPEC",
+def _check_model(
+    model: Classifier,
+    rows: int,
+    recipe: TrainingRecipe,
+    start: Callable[[FloatArray, FloatArray], HeadStart] | None,
+) -> None:
+    if model.mode.kind == "lp-ft" and (start is None or recipe.hidden):
+        raise ConfigError(
+            "mode lp-ft begins from a fitted linear probe",
+            "an mlp has none" if recipe.hidden else "none was handed in",
+            "type --head linear" if recipe.hidden else "hand in `start`",
         )
-
-
-def _check_settings(backbone: nn.Module, rows: int, recipe: TrainingRecipe, device: torch.device) -> None:
-    check_precision(device, recipe.precision)
-    moving_norms = recipe.mode == "full" and not recipe.freeze_norm_stats
-    if moving_norms and min(rows, recipe.batch_size) < 2 and any(True for _ in batch_norms(backbone)):
+    if model.moving and min(rows, recipe.batch_size, recipe.micro_batch or rows) < 2:
         raise ConfigError(
             "a batch of one image can't train a backbone with BatchNorm layers",
             "their statistics need two images or must be frozen",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from featprobe.loading.inputs import fitted, interpolation_of, normalise, pixels_of
@@ -12,13 +13,21 @@ from featprobe.records import Preprocessing
 
 
 def augment(
-    image: Image.Image, rule: Preprocessing, generator: torch.Generator, *, flip: bool
+    image: Image.Image,
+    rule: Preprocessing,
+    generator: torch.Generator,
+    *,
+    flip: bool,
+    vertical_flip: bool = False,
+    rotate: float = 0.0,
 ) -> torch.Tensor:
     """A random view of an 8-bit RGB image for fine-tuning: float32 [3, H, W]; equal for equal generator states.
 
     A crop of 75 to 100 % of the area with an aspect of 3/4 to 4/3 is scaled to `rule.image_size` (under "pad"
     and "squash", a crop of the padded or squashed image), mirrored with probability 0.5 where `flip`,
-    then brightness and contrast are each scaled by 0.9 to 1.1. `rule.views` plays no part.
+    then brightness and contrast are each scaled by 0.9 to 1.1. `rule.views` plays no part. Only where asked for it is
+    turned upside down with probability 0.5 (`vertical_flip`) and rotated by up to `rotate` degrees either way before
+    that, corners filled with `rule.pad_value`: a radiograph has an up.
     """
     view = image if rule.fit == "crop" else fitted(image, rule)
     top, left, height, width = _random_crop(view, generator)
@@ -28,6 +37,12 @@ def augment(
     mirror, brightness, contrast = _uniform(generator, (0, 1), (0.9, 1.1), (0.9, 1.1))
     if flip and mirror < 0.5:
         view = transforms.hflip(view)
+    if vertical_flip or rotate:
+        upside_down, angle = _uniform(generator, (0, 1), (-rotate, rotate))
+        if vertical_flip and upside_down < 0.5:
+            view = transforms.vflip(view)
+        if rotate:
+            view = transforms.rotate(view, angle, InterpolationMode.BILINEAR, fill=[rule.pad_value] * 3)
     view = transforms.adjust_contrast(transforms.adjust_brightness(view, brightness), contrast)
     return normalise(torch.from_numpy(pixels_of(view)), rule)
 

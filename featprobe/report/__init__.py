@@ -7,7 +7,7 @@ its predictions.
 from __future__ import annotations
 
 from featprobe.report.canaries import STAND_INS
-from featprobe.report.console import console_table
+from featprobe.report.console import console_costs, console_table
 from featprobe.report.label_studies import console_labels, ratio, ratio_interval, title_of_study
 from featprobe.report.leaks import write_leaks_page
 from featprobe.report.page import write_report
@@ -17,6 +17,7 @@ from featprobe.report.wording import digits, in_sentence
 
 __all__ = [
     "STAND_INS",
+    "console_costs",
     "console_labels",
     "console_table",
     "digits",

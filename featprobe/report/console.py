@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from featprobe.records import ReportContent
+from featprobe.report.costs import costs_table
 from featprobe.report.panels import Panel, panels
 from featprobe.report.wording import (
     in_sentence,
@@ -22,6 +23,20 @@ def console_table(content: ReportContent) -> str:
     `*` marks the systems that can't be told apart from the best one.
     """
     return "\n\n".join(_table(panel) for panel in panels(content))
+
+
+def console_costs(content: ReportContent) -> list[str]:
+    """Per data set the costs of its systems, aligned; nothing where none was recorded."""
+    blocks = []
+    for panel in panels(content):
+        table = costs_table(panel)
+        if table is None:
+            continue
+        columns = list(zip(table.header, *([entry.text for entry in row] for row in table.rows), strict=True))
+        texts = [[one_line(text) for text in column] for column in columns]
+        lines = ["  ".join(_padded(column, row) for column in texts).rstrip() for row in range(len(texts[0]))]
+        blocks.append("\n".join([one_line(table.caption), *lines]))
+    return blocks
 
 
 def _table(panel: Panel) -> str:

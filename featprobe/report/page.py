@@ -12,6 +12,7 @@ from urllib.parse import quote
 from featprobe.records import ReportContent
 from featprobe.report import examples, paper, tables
 from featprobe.report.canaries import canaries_table
+from featprobe.report.costs import costs_table
 from featprobe.report.files import write_all
 from featprobe.report.label_studies import label_part, title_of_study
 from featprobe.report.leaks import galleries
@@ -173,6 +174,7 @@ def _part(panel: Panel, who: Mapping[str, Who], content: ReportContent, output: 
     metrics = output.table(f"{name}-metrics", tables.metrics_table(panel))
     pairs, canaries = _pair_tables(panel, output), canaries_table(panel)
     thumbnails = examples.shows(panel, content.pictures)
+    costs = costs_table(panel)
     if len(panel.predictions) and panel.classes and panel.ranked:
         output.files[f"tables/{name}-confusion.csv"] = tables.confusion_csv(panel)
     return {
@@ -182,6 +184,7 @@ def _part(panel: Panel, who: Mapping[str, Who], content: ReportContent, output: 
         "table": metrics,
         "pairs": pairs,
         "canaries": output.table(f"{name}-canaries", canaries) if canaries else None,
+        "costs": output.table(f"{name}-costs", costs) if costs else None,
         "pictures": list(pictures(panel, output, thumbnails)),
         "gallery": examples.gallery(panel, thumbnails) if thumbnails else None,
         "gallery_cut": _gallery_cut(panel),

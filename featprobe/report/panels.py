@@ -56,7 +56,7 @@ class Panel:
     `task`: what is predicted, and so what `classes` are: classes, labels, or the quantity's one name.
     `cells`: (system, metric) -> Cell. `headline`: the rows of `estimates` they come from. `tested`: metrics
     with a known best set. `folds`: number of outer folds, 0 for one test part. `scheme`: how these were made, ""
-    where it is not recorded. `canaries`: the rows of `ReportContent.canaries` that belong here.
+    where it is not recorded. `canaries`, `costs`: the rows of `ReportContent`'s that belong here.
     """
 
     dataset: str
@@ -78,6 +78,7 @@ class Panel:
     task: str = "classes"
     scheme: str = ""
     canaries: pd.DataFrame = field(default_factory=pd.DataFrame)
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def ranked(self) -> bool:
@@ -196,6 +197,7 @@ def _panel(
         canaries=pick(
             pd.DataFrame() if content.canaries is None else content.canaries, dataset=dataset, level=level
         ),
+        costs=pick(pd.DataFrame() if content.costs is None else content.costs, dataset=dataset, level=level),
     )
 
 

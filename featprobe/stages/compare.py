@@ -38,6 +38,7 @@ from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
 from featprobe.stages.paper import study as whole_study
 from featprobe.stages.pictures import thumbnails
+from featprobe.stages.spendings import spendings
 from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED, add_systems
@@ -73,6 +74,8 @@ def compare(config: CompareConfig) -> Summary:
     print(report.console_table(content))
     for study in content.label_studies:
         print(f"\n{report.console_labels(study)}")
+    for words in report.console_costs(content):
+        print(words)
     for words in content.warnings:
         print(f"WARNING: {words}")
     for name, told in content.findings.items():
@@ -193,6 +196,7 @@ def _content(
         canaries=pd.concat(watched, ignore_index=True),
         label_studies=tuple(studies),
         trust=tuple(panel for panel in trusted if panel is not None),
+        costs=spendings(runs, estimates),
         notes=(*notes, *(f"{name}: {PSEUDONYMIZED}" for name in hidden)),
         subgroups=by_subgroup,
         spreads=spreads,

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from featprobe import backbones, splitting
 from featprobe.config import FinetuneConfig
 from featprobe.errors import ConfigError, DataError, LeakError
-from featprobe.heads import HEADS_NUMERICS, Progress, TrainingRecipe
+from featprobe.heads import HEADS_NUMERICS, parse_mode
 from featprobe.imaging import Intensity, parse_intensity
-from featprobe.records import DENSE_POOLINGS, IntArray, Predictions, Preprocessing, Recipe, RunKey, Samples
+from featprobe.protocols import need_suitable
+from featprobe.records import DENSE_POOLINGS, Predictions, RunKey, Samples
+from featprobe.registry import PROTOCOLS
 from featprobe.results import ResultsFolder
 from featprobe.stages.evaluation import (
-    Question,
     announce,
     identity,
     judged,
@@ -40,39 +40,14 @@ from featprobe.stages.sources import (
     poolings_of,
 )
 from featprobe.stages.summary import Summary
+from featprobe.stages.training import Outcome, Subject, Unit, train_unit_fold
+from featprobe.stages.training_costs import costs
+from featprobe.stages.training_recipes import check_settings, protocol_of, recipe_of, variant_of
 
 if TYPE_CHECKING:
     import torch
 
-    from featprobe.heads.inference import FittedHead
     from featprobe.stages.images import ImageShelf
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Subject:
-    """One data set made ready: its images, the question, and each sample's row in the data set."""
-
-    source: Source
-    shelf: ImageShelf
-    question: Question
-    rows: IntArray
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Unit:
-    """One backbone, weights, pooling and mode over all folds: what is stored, and reused, as a whole.
-
-    `initial`: the recipe of the backbone before training.
-    """
-
-    run: BackboneRun
-    backbone: Any
-    rule: Preprocessing
-    pooling: str
-    initial: Recipe
-    recipe: TrainingRecipe
-    key: RunKey
-    hash: str
 
 
 def finetune(config: FinetuneConfig) -> Summary:
@@ -81,6 +56,7 @@ def finetune(config: FinetuneConfig) -> Summary:
     Returns the number of models computed and reused. Raises DataError, BackboneError, LeakError, SplitError,
     ProbeError (training that fails), OutputError.
     """
+    check_settings(config)
     need_writable(config.out)
     intensity = parse_intensity(config.intensity)
     runs = backbone_runs(config)
@@ -91,7 +67,7 @@ def finetune(config: FinetuneConfig) -> Summary:
     need_poolings(config, runs)
     sources = open_sources(config, config.workers)
     for source in sources:
-        _need_classes(source)
+        _need_target(source, config)
         _refuse_early(source, config)
     device = pick_device(config.device)
     keep_freed_memory(device)
@@ -105,11 +81,13 @@ def finetune(config: FinetuneConfig) -> Summary:
             subject = _subject(source, shelf, samples, own)
             if seed == config.seed:
                 announce(subject.question)
+                for note in protocol_of(config).sentences():
+                    print(f"{source.name}: {note}")
             data[source.name] = subject.question.samples
             for run in runs:
                 for unit in _units(own, subject, run):
                     recipes[unit.initial.fingerprint] = unit.initial
-                    if stored(folder, unit.hash, unit.key, unit.initial):
+                    if stored(folder, unit.hash, unit.key, unit.initial) and not _lacks_export(own, unit):
                         reused += 1
                         continue
                     _train(own, folder, subject, unit, device)
@@ -164,12 +142,15 @@ def _need_rows(config: FinetuneConfig, run: BackboneRun) -> None:
             )
 
 
-def _need_classes(source: Source) -> None:
-    if source.samples.task in {"multilabel", "continuous"}:
-        raise DataError(
-            f"the target of {source.name!r} is {source.samples.task}",
-            "fine-tuning learns classes and ordered classes so far",
-            "type featprobe extract and featprobe probe, which learn it from the frozen backbone",
+def _need_target(source: Source, config: FinetuneConfig) -> None:
+    """An error where the protocol or a mode does not fit the target."""
+    task = source.samples.task
+    need_suitable(config.protocol, task, source.name)
+    if task == "continuous" and any(parse_mode(mode).kind == "lp-ft" for mode in config.mode):
+        raise ConfigError(
+            f"--mode lp-ft does not fit the target of {source.name!r}, which is a number",
+            "it begins from a logistic probe",
+            "type --mode full",
         )
 
 
@@ -199,55 +180,67 @@ def _subject(source: Source, shelf: ImageShelf, samples: Samples, config: Finetu
     return Subject(source, shelf, asked, rows)
 
 
-def _training(config: FinetuneConfig, mode: str) -> TrainingRecipe:
-    return TrainingRecipe(
-        mode=mode,
-        epochs=config.epochs,
-        patience=config.patience,
-        batch_size=config.batch_size or 32,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        augment=config.augment and mode == "full",
-        precision=config.precision,
-        seed=config.seed,
-    )
+def _lacks_export(config: FinetuneConfig, unit: Unit) -> bool:
+    """Whether models are asked for that an earlier run did not write; its checkpoints give them without training."""
+    return config.export and not any((config.out / "models").glob(f"*-{unit.hash[:8]}-*.safetensors"))
 
 
-def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> list[Unit]:
-    backbone = load_backbone(config, run, seed=config.seed)
+def _poolings(config: FinetuneConfig, backbone: Any, name: str) -> tuple[str, ...]:
+    """What is taken of the backbone: what the flags name, else the protocol's, else its default."""
+    info = backbone.info
+    named = poolings_of(config, name)
+    default = protocol_of(config).pooling(info.poolings, info.default_pooling)
+    return tuple(dict.fromkeys(backbone.canonical(one) for one in named or (default,)))
+
+
+def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> Iterator[Unit]:
+    wanted = _wanted(config, run)
+    backbone = load_backbone(wanted, run, seed=config.seed)
     rule = resolved_rule(config, backbone, config.image_size)
     # Positions are fitted to the size before the optimiser is given them.
     backbone.set_image_size(rule.image_size)
-    recipe = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")
-    units = []
+    initial = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")
+    amounts = [(1.0, shots) for shots in config.shots] or [(fraction, 0) for fraction in config.fraction]
     for mode in config.mode:
-        for pooling in dict.fromkeys(
-            backbone.canonical(name)
-            for name in poolings_of(config, run.backbone) or (backbone.info.default_pooling,)
-        ):
-            training = _training(config, mode)
-            key = RunKey(
-                dataset=subject.source.name,
-                backbone=backbone.name,
-                weights=backbone.weights_label,
-                mode=mode,
-                pooling=pooling,
-                preprocessing=rule.label,
-                probe="linear-head",
-                protocol=subject.question.protocol,
-                seed=config.seed,
-                fingerprint=recipe.fingerprint,
-            )
-            unit = subject.question.unit(
-                recipe.fingerprint,
-                stage="finetune",
-                pooling=pooling,
-                training=training.to_dict(),
-                flip=config.flip,
-                numerics=HEADS_NUMERICS,
-            )
-            units.append(Unit(run, backbone, rule, pooling, recipe, training, key, unit))
-    return units
+        for pooling in _poolings(config, backbone, run.backbone):
+            recipe = recipe_of(config, mode, pooling)
+            for fraction, shots in amounts:
+                key = RunKey(
+                    dataset=subject.source.name,
+                    backbone=backbone.name,
+                    weights=backbone.weights_label,
+                    mode=str(parse_mode(mode)),
+                    pooling=pooling,
+                    preprocessing=rule.label,
+                    probe="mlp-head" if recipe.hidden else "linear-head",
+                    protocol=subject.question.protocol.replace("featprobe", config.protocol, 1),
+                    fraction=fraction,
+                    shots=shots,
+                    variant=variant_of(config, recipe),
+                    seed=config.seed,
+                    fingerprint=initial.fingerprint,
+                )
+                digest = subject.question.unit(
+                    initial.fingerprint,
+                    stage="finetune",
+                    pooling=pooling,
+                    training=recipe.to_dict(),
+                    moves=[config.flip, config.vertical_flip, config.rotate],
+                    amount=[fraction, shots],
+                    protocol=PROTOCOLS.get(config.protocol).sha256,
+                    search=[config.trials, config.minutes],
+                    numerics=HEADS_NUMERICS,
+                )
+                yield Unit(run, backbone, rule, pooling, initial, recipe, key, digest)
+
+
+def _wanted(config: FinetuneConfig, run: BackboneRun) -> FinetuneConfig:
+    """`config` with the pooling that the protocol takes of this backbone, so that its weights are asked for."""
+    info = backbones.describe(run.backbone)
+    default = protocol_of(config).pooling(info.poolings, info.default_pooling)
+    if poolings_of(config, run.backbone) or default == info.default_pooling:
+        return config
+    return dataclasses.replace(config, pooling=(default,))
 
 
 def _train(
@@ -255,20 +248,25 @@ def _train(
 ) -> None:
     """Train, predict and store one unit, fold by fold; a killed run goes on at its last checkpoint."""
     checkpoints = config.out / "checkpoints" / unit.hash[:12]
-    predictions, fitted = [], []
+    outcomes: list[Outcome] = []
     for fold in subject.question.plan.folds:
         place = checkpoints / f"fold-{fold.name}"
         try:
-            scores, head = _train_fold(config, subject, unit, fold, device, place)
+            outcomes.append(train_unit_fold(config, subject, unit, fold, device, place))
         except BaseException:
             _leave_nothing_empty(place, config.out)
             raise
-        samples = subject.question.samples.take(fold.test)
-        predictions.append(
-            Predictions(with_fold(unit.key, fold.name), samples, scores, len(fold.train) + len(fold.val))
+    predictions = [
+        Predictions(
+            with_fold(unit.key, fold.name),
+            subject.question.samples.take(fold.test),
+            outcome.scores,
+            outcome.n_train,
         )
-        fitted.append(head)
-    folder.add(unit.hash, predictions, judged(predictions, config), _info(subject, unit, fitted, device))
+        for fold, outcome in zip(subject.question.plan.folds, outcomes, strict=True)
+    ]
+    about = _info(config, subject, unit, outcomes, device)
+    folder.add(unit.hash, predictions, judged(predictions, config), about)
 
 
 def _leave_nothing_empty(folder: Path, root: Path) -> None:
@@ -281,70 +279,29 @@ def _leave_nothing_empty(folder: Path, root: Path) -> None:
         folder = folder.parent
 
 
-def _train_fold(
+def _info(
     config: FinetuneConfig,
     subject: Subject,
     unit: Unit,
-    fold: splitting.Fold,
+    outcomes: Sequence[Outcome],
     device: torch.device,
-    checkpoints: Path,
-) -> tuple[Any, FittedHead]:
-    from featprobe.heads.inference import predict
-    from featprobe.heads.training import train_fold
-    from featprobe.stages.images import ImagePart
-
-    samples = subject.question.samples
-    learn, watch = (
-        (fold.train, fold.val)
-        if len(fold.val)
-        else splitting.holdout(samples, fold.train, fraction=0.2, seed=config.seed)
-    )
-
-    def part(rows: IntArray) -> ImagePart:
-        return ImagePart(subject.shelf, subject.rows[rows], samples.label[rows], unit.rule, flip=config.flip)
-
-    epochs = unit.recipe.max_epochs
-    title = f"{unit.key.dataset} {unit.run.backbone} ({unit.key.weights}) {unit.recipe.mode} fold {fold.name}"
-    with tqdm(unit="step", desc=title, disable=None) as bar:
-
-        def progress(now: Progress) -> None:
-            bar.total = now.steps
-            bar.update(max(0, now.step - bar.n))
-            if now.metrics is not None:
-                print(
-                    f"{title}: epoch {now.epoch}/{epochs}, train loss {now.metrics['train_loss']:.3f}, val loss {now.metrics['val_loss']:.3f}, val balanced accuracy {now.metrics['val_balanced_accuracy']:.3f}"
-                )
-
-        head = train_fold(
-            backbones.Pooled(unit.backbone, unit.pooling),
-            unit.backbone.dim(unit.pooling),
-            len(samples.label_names),
-            train=part(learn),
-            val=part(watch),
-            recipe=unit.recipe,
-            device=device,
-            checkpoint_dir=checkpoints,
-            resume_key=unit.hash,
-            on_progress=progress,
-        )
-    for note in head.notes:
-        print(f"{title}: {note}")
-    return predict(head, part(fold.test), device=device), head
-
-
-def _info(subject: Subject, unit: Unit, fitted: Sequence[FittedHead], device: torch.device) -> dict[str, Any]:
-    folds = [fold.name for fold in subject.question.plan.folds]
+) -> dict[str, Any]:
+    folds = {fold.name: outcome for fold, outcome in zip(subject.question.plan.folds, outcomes, strict=True)}
+    spent = costs([outcome.cost for outcome in outcomes], device, config.watts)
+    notes = [f"fold {name}: {note}" for name, outcome in folds.items() for note in outcome.notes]
+    shared = [*subject.question.notes, *protocol_of(config).sentences()]
+    searched = {name: outcome.search for name, outcome in folds.items() if outcome.search}
     return {
         "key": unit.key.to_dict(),
         "identity": identity(unit.key, unit.initial),
         "scheme": subject.question.plan.scheme,
         "training": unit.recipe.to_dict(),
         "device": device_name(device),
-        "seconds": round(sum(head.seconds for head in fitted), 1),
-        "best_epoch": {name: head.best_epoch for name, head in zip(folds, fitted, strict=True)},
-        "history": {
-            name: [dict(row) for row in head.history] for name, head in zip(folds, fitted, strict=True)
-        },
-        "dataset_notes": list(subject.question.notes),
-        "notes": [*subject.question.notes, *(note for head in fitted for note in head.notes)],
+        "seconds": spent["seconds"],
+        "costs": spent,
+        "best_epoch": {name: outcome.head.best_epoch for name, outcome in folds.items()},
+        "history": {name: [dict(row) for row in outcome.head.history] for name, outcome in folds.items()},
+        "dataset_notes": shared,
+        "notes": [*shared, *notes],
+        **({"search": searched} if searched else {}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +15,22 @@ from tqdm import tqdm
 from featprobe.datasets import UnreadableImageError
 from featprobe.imaging import AUTO, Intensity, Print, Raster, print_of
 from featprobe.loading import augment, preprocess
-from featprobe.records import IntArray, Preprocessing, Samples, texts
+from featprobe.records import AnyArray, IntArray, Preprocessing, Samples, texts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MEMORY: Final = 4 * 2**30
 """Bytes of decoded pixels that are kept; what does not fit is decoded again when it is needed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moves:
+    """How training images may be turned: see `featprobe.loading.augment`."""
+
+    flip: bool = False
+    vertical_flip: bool = False
+    rotate: float = 0.0
 
 
 class ImageShelf:
@@ -82,36 +92,42 @@ class ImageShelf:
         raster: Raster = self._dataset.decode(self._dataset.read(row))
         return raster
 
-    def tensor(self, row: int, rule: Preprocessing, seed: int | None, *, flip: bool) -> torch.Tensor:
+    def tensor(self, row: int, rule: Preprocessing, seed: int | None, moves: Moves) -> torch.Tensor:
         """float32 [3, H, W] of one image; augmented by a generator of (seed, row) unless `seed` is None."""
         image = self._kept.get(row) or self._raster(row).rgb(self._intensity)
         if seed is None:
             return preprocess(image, rule)
         mixed = int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return augment(image, rule, torch.Generator().manual_seed(mixed), flip=flip)
+        return augment(image, rule, torch.Generator().manual_seed(mixed), **dataclasses.asdict(moves))
 
     def submit(
-        self, rows: Sequence[int], rule: Preprocessing, seed: int | None, *, flip: bool
+        self, rows: Sequence[int], rule: Preprocessing, seed: int | None, moves: Moves
     ) -> list[Future[torch.Tensor]]:
         """The tensors of `rows`, being made in the background."""
-        return [self._pool.submit(self.tensor, int(row), rule, seed, flip=flip) for row in rows]
+        return [self._pool.submit(self.tensor, int(row), rule, seed, moves) for row in rows]
 
 
 class ImagePart:
     """One part of a fold as batches of preprocessed images: what `heads.train_fold` learns from.
 
-    `rows`: int64 [N], rows of the shelf's data set; `labels`: int64 [N].
+    `rows`: int64 [N], rows of the shelf's data set; `labels`: int64 [N] or [N, L], float64 [N]; `names`: N ids.
     """
 
     def __init__(
-        self, shelf: ImageShelf, rows: IntArray, labels: IntArray, rule: Preprocessing, *, flip: bool
+        self,
+        shelf: ImageShelf,
+        rows: IntArray,
+        labels: AnyArray,
+        rule: Preprocessing,
+        moves: Moves,
+        names: Sequence[str] = (),
     ) -> None:
-        self._shelf, self._rows, self._rule, self._flip = shelf, rows, rule, flip
-        self._labels = labels
+        self._shelf, self._rows, self._rule, self._moves = shelf, rows, rule, moves
+        self._labels, self.names = labels, names
 
     @property
-    def labels(self) -> IntArray:
-        """int64 [N]."""
+    def labels(self) -> AnyArray:
+        """int64 [N] or [N, L], float64 [N]."""
         return self._labels
 
     def batches(
@@ -121,7 +137,7 @@ class ImagePart:
         slices = [self._rows[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
         ahead: list[list[Future[torch.Tensor]]] = []
         for rows in slices:
-            ahead.append(self._shelf.submit(rows.tolist(), self._rule, augment_seed, flip=self._flip))
+            ahead.append(self._shelf.submit(rows.tolist(), self._rule, augment_seed, self._moves))
             if len(ahead) > 1:
                 yield torch.stack([future.result() for future in ahead.pop(0)])
         for futures in ahead:

@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 
 from featprobe.errors import ConfigError
-from featprobe.heads import TrainingRecipe
-from featprobe.heads.optimisation import class_weights, derive_seed, epoch_order, lr_factor, steps_per_epoch
+from featprobe.heads import TrainingRecipe, parse_mode
+from featprobe.heads.optimisation import (
+    balanced_order,
+    class_weights,
+    derive_seed,
+    epoch_order,
+    lr_factor,
+    steps_per_epoch,
+)
 
 
 def test_recipe_survives_json_and_hashes_what_it_resolves_to() -> None:
@@ -41,13 +48,31 @@ OTHER_VALUES = {
     "patience": 0,
     "freeze_norm_stats": True,
     "seed": 1,
+    "head": "mlp:16",
+    "head_start": "torch",
+    "micro_batch": 8,
+    "optimizer": "adam",
+    "layer_decay": 0.75,
+    "l2": 0.1,
+    "schedule": "constant",
+    "ema": 0.99,
+    "sampling": "balanced",
+    "ordinal": "corn",
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "channels_last": True,
+    "compile": True,
+    "deterministic": True,
 }
+
+CONVEX = TrainingRecipe(mode="head", optimizer="lbfgs")
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingRecipe)])
 def test_every_field_changes_the_hash(name: str) -> None:
-    changed = dataclasses.replace(TrainingRecipe(), **{name: OTHER_VALUES[name]})
-    assert changed.sha256 != TrainingRecipe().sha256
+    base = CONVEX if name == "l2" else TrainingRecipe()  # a penalty is the convex problem's alone
+    changed = dataclasses.replace(base, **{name: OTHER_VALUES[name]})
+    assert changed.sha256 != base.sha256
 
 
 def test_epochs_lr_and_augmentation_follow_the_mode_unless_given() -> None:
@@ -73,11 +98,54 @@ def test_epochs_lr_and_augmentation_follow_the_mode_unless_given() -> None:
         ({"warmup": 1.0}, "below 1"),
         ({"seed": -1}, "--seed"),
         ({"epoch": 3}, "did you mean epochs"),
+        ({"mode": "last"}, "lacks its number; it is how many blocks, from 1; type --mode last:2"),
+        ({"mode": "lora:0"}, "lacks its number; it is a rank"),
+        ({"mode": "full:3"}, "full takes no number; type --mode full"),
+        ({"mode": "lara"}, "did you mean lora"),
+        ({"head": "mlp"}, "known: linear, and mlp:H"),
+        ({"optimizer": "lbfgs"}, "--mode head is the only one that is convex"),
+        ({"optimizer": "lbfgs", "mode": "head", "dropout": 0.1}, "nothing is drawn"),
+        ({"l2": 0.1}, "type --weight-decay"),
+        ({"layer_decay": 1.5}, "from 0.001 to 1"),
     ],
 )
 def test_what_can_not_be_trained_is_refused_in_words(values: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         TrainingRecipe.from_dict(values)
+
+
+def test_modes_are_written_one_way_and_have_their_own_defaults() -> None:
+    assert [str(parse_mode(text)) for text in ("lora", "lora:4", "last:2", "lp-ft")] == [
+        "lora:8",
+        "lora:4",
+        "last:2",
+        "lp-ft",
+    ]
+    assert TrainingRecipe(mode="lora").sha256 == TrainingRecipe(mode="lora:8").sha256
+    rates = {mode: TrainingRecipe(mode=mode) for mode in ("last:1", "lora", "lp-ft", "huang-frozen")}
+    assert {mode: (one.peak_lr, one.head_factor) for mode, one in rates.items()} == {
+        "last:1": (1e-4, 10.0),
+        "lora": (1e-3, 1.0),
+        "lp-ft": (1e-4, 1.0),
+        "huang-frozen": (1e-3, 1.0),
+    }
+
+
+def test_balanced_sampling_draws_every_class_equally_often_and_repeats_itself() -> None:
+    labels = np.array([0] * 40 + [1] * 8 + [2] * 3)
+    order = epoch_order(len(labels), 10, seed=1, epoch=2)
+    drawn = balanced_order(order, labels, seed=1, epoch=2)
+    counts = np.bincount(labels[drawn])
+    assert len(drawn) == len(order)
+    assert counts.max() - counts.min() <= 1
+    assert len(set(drawn[labels[drawn] == 0].tolist())) == counts[0], "a large class is drawn without repeats"
+    assert set(drawn[labels[drawn] == 2].tolist()) == {48, 49, 50}
+    assert np.array_equal(drawn, balanced_order(order, labels, seed=1, epoch=2))
+    assert not np.array_equal(drawn, balanced_order(order, labels, seed=1, epoch=3))
+
+
+def test_a_constant_rate_stays_at_its_peak_after_the_warm_up() -> None:
+    assert [lr_factor(step, 10, 0.2, "constant") for step in (0, 1, 2, 9)] == [1 / 3, 2 / 3, 1.0, 1.0]
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:

@@ -299,10 +299,13 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_way_out(tmp_path: Path
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_running_out_of_memory_asks_for_a_smaller_batch(tmp_path: Path, error: Exception) -> None:
+def test_running_out_of_memory_with_the_smallest_part_says_what_would_help(
+    tmp_path: Path, error: Exception
+) -> None:
     backbone = Broken()
     backbone.error = error
-    with pytest.raises(ProbeError, match=r"batch of 16 images; .*; type --batch-size 8"):
+    says = r"batch of 16 images, also in the smallest parts; .*; take a smaller --image-size"
+    with pytest.raises(ProbeError, match=says):
         fit(tmp_path, backbone=backbone)
 
 

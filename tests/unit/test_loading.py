@@ -288,3 +288,24 @@ def test_real_images_load_alike_with_and_without_a_worker() -> None:
     one, other = (list(batches(data, rows, [CROP], batch_size=5, workers=count)) for count in (0, 1))
     assert joined(one) == joined(other)
     assert sum(len(batch.rows) for batch in one) == 12
+
+
+def test_turning_images_upside_down_or_round_happens_only_where_asked_for() -> None:
+    rows = np.zeros((40, 40, 3), dtype=np.uint8)
+    rows[:20] = 255  # an image with an up
+    image, rule = Image.fromarray(rows), dataclasses.replace(SQUASH, image_size=(16, 16))
+
+    def up(seed: int, **moves: float) -> float:
+        view = augment(image, rule, torch.Generator().manual_seed(seed), flip=True, **moves)
+        return float(view[:, :8].mean() - view[:, 8:].mean())
+
+    assert all(up(seed) > 0 for seed in range(12))
+    turned = [up(seed, vertical_flip=True) for seed in range(12)]
+    assert min(turned) < 0 < max(turned)
+    assert turned == [up(seed, vertical_flip=True) for seed in range(12)]
+    plain, rotated = (
+        augment(image, rule, torch.Generator().manual_seed(3), flip=False, rotate=degrees)
+        for degrees in (0.0, 20.0)
+    )
+    assert not torch.equal(plain, rotated)
+    assert torch.equal(plain, augment(image, rule, torch.Generator().manual_seed(3), flip=False))

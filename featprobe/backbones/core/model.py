@@ -165,7 +165,7 @@ class Backbone(nn.Module):
     def _check_keys(self, keys: Sequence[str]) -> None:
         check_poolings(self.info, [key for key in keys if not Key.parse(key).layer])
         for key in keys:
-            lacking = sorted(self._reads(key) & frozenset(self.missing))
+            lacking = sorted(self.reads(key) & frozenset(self.missing))
             if lacking:
                 raise BackboneError(
                     f"the weights of {self.name} don't reach {key!r}",
@@ -173,7 +173,7 @@ class Backbone(nn.Module):
                     f"type --pooling {self.poolings[0]}, or give weights that hold them",
                 )
 
-    def _reads(self, key: str) -> frozenset[str]:
+    def reads(self, key: str) -> frozenset[str]:
         """Names of the tensors that `key` reads."""
         return self._layer(key)[1] if Key.parse(key).layer else self._survey.reads[key]
 
@@ -213,6 +213,13 @@ class Pooled(nn.Module):
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
         self.dim = backbone.dim(pooling)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Names of the parameters of this module that its embedding does not depend on."""
+        read = self.backbone.reads(self.pooling)
+        names = (name for name, _ in self.backbone.model.named_parameters())
+        return frozenset(f"backbone.model.{name}" for name in names if name not in read)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float32 [B, D]."""
