@@ -12,37 +12,35 @@ from typing import Any
 
 import pandas as pd
 
-from featprobe import report, significance
+from featprobe import report
 from featprobe.cache import Cache
 from featprobe.config import CompareConfig
-from featprobe.errors import ConfigError, ResultsError
-from featprobe.metrics import higher_is_better, main_metric, metrics_for
+from featprobe.errors import ResultsError
+from featprobe.metrics import main_metric
 from featprobe.records import (
     KEY_COLUMNS,
-    Predictions,
     ReportContent,
     sha256_json,
 )
 from featprobe.registry import METRICS
-from featprobe.results import ResultsFolder, load_many, to_predictions
-from featprobe.stages import beyond_pairs, canaries
+from featprobe.results import ResultsFolder, load_many
+from featprobe.stages import beyond_pairs
 from featprobe.stages.ailments import ailments
 from featprobe.stages.canaries import shuffled_apart
 from featprobe.stages.evaluation import describe_run, title
 from featprobe.stages.families import by_family, in_full
-from featprobe.stages.findings import findings
 from featprobe.stages.further import completed
 from featprobe.stages.label_studies import label_studies, sentences
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
+from featprobe.stages.panels import Panels, metric_of
 from featprobe.stages.paper import study as whole_study
 from featprobe.stages.pictures import thumbnails
 from featprobe.stages.spendings import spendings
 from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.summary import Summary
 from featprobe.stages.systems import SHUFFLED, add_systems
-from featprobe.stages.trusting import trust_panel
 
 PSEUDONYMIZED = "it was pseudonymized, so none of its images is shown"
 
@@ -110,7 +108,7 @@ def _content(
     studies = label_studies(
         predictions,
         runs,
-        lambda task, family: _metric(config, task, family),
+        lambda task, family: metric_of(config, task, family),
         resamples=config.resamples,
         seed=config.seed,
     )
@@ -130,72 +128,36 @@ def _content(
             "every model was fitted on shuffled labels",
             "type featprobe probe to fit others",
         )
-    compared, standings, watched, trusted, beside = [], [], [], [], []
-    classes: dict[str, tuple[str, ...]] = {}
-    tasks: dict[str, str] = {}
-    said: dict[str, tuple[str, ...]] = {}
-    warned: list[str] = []
+    panels = Panels(config, about, estimates, every, subgroups)
     for (name, level), part in predictions.groupby(["dataset", "level"], sort=False):
-        systems = _systems(part, about)
-        samples = next(iter(systems.values()))[0].samples
-        family = str(name)
-        classes[family] = samples.label_names
-        tasks[family] = samples.task
-        metric = _metric(config, samples.task, family)
-        outcome = significance.compare(
-            systems,
-            metric,
-            resamples=config.resamples,
-            seed=config.seed,
-            test=config.test,
-            adjust=config.adjust,
-        )
-        pairs, best = (
-            outcome.pairs_frame().assign(dataset=family),
-            outcome.best_frame().assign(dataset=family),
-        )
-        own = estimates[(estimates["dataset"] == family) & (estimates["level"] == level)]
-        panel = report.title_of(family, str(level))
-        said[panel] = tuple(findings(metric, own, pairs, best))
-        ranked = best.sort_values("value", ascending=not higher_is_better(metric), kind="stable")
-        told, doubts = subgroups.add(systems, metric, str(ranked.system.iloc[0]), config)
-        said[panel] += tuple(told)
-        warned += [f"{panel}: {words}" for words in doubts]
-        judged = every[(every["dataset"] == family) & (every["level"] == level)]
-        met = _classes_met(next(iter(systems.values())))
-        warned += [f"{panel}: {words}" for words in canaries.warnings(judged, pairs, metric, met)]
-        watched.append(canaries.table(judged, metric, met))
-        trusted.append(trust_panel(family, str(level), systems, resamples=config.resamples, seed=config.seed))
-        compared.append(pairs)
-        standings.append(best[best.in_best_set])
-        beside.append(beyond_pairs.reported(config, best, systems, metric))
-    said |= {report.title_of_study(study): tuple(sentences(study)) for study in studies}
+        panels.add(str(name), str(level), part)
+    about_labels = {report.title_of_study(study): tuple(sentences(study)) for study in studies}
     by_subgroup, spreads = subgroups.frames()
     schemes = _schemes(runs, estimates)
     by_data = {families[family]: scheme for family, scheme in schemes.items()}
     beyond = beyond_pairs.statistics(
-        pd.concat(beside, ignore_index=True),
+        pd.concat(panels.beside, ignore_index=True),
         estimates,
         predictions,
-        {family: len(names) for family, names in classes.items()},
+        {family: len(names) for family, names in panels.classes.items()},
     )
     return ReportContent(
         title=config.title,
         metric=config.metric or main_metric("classes"),
         estimates=estimates,
         predictions=predictions,
-        comparisons=pd.concat(compared, ignore_index=True),
-        best=pd.concat(standings, ignore_index=True),
-        classes=classes,
-        tasks=tasks,
+        comparisons=pd.concat(panels.compared, ignore_index=True),
+        best=pd.concat(panels.standings, ignore_index=True),
+        classes=panels.classes,
+        tasks=panels.tasks,
         schemes=schemes,
         maps=maps,
         leaks=tuple(leak for leak in leaks if leak.dataset not in hidden),
-        findings=said,
-        warnings=(*ailments(runs), *warned),
-        canaries=pd.concat(watched, ignore_index=True),
+        findings=panels.said | about_labels,
+        warnings=(*ailments(runs), *panels.warned),
+        canaries=pd.concat(panels.watched, ignore_index=True),
         label_studies=tuple(studies),
-        trust=tuple(panel for panel in trusted if panel is not None),
+        trust=tuple(panels.trusted),
         costs=spendings(runs, estimates),
         notes=(*notes, *(f"{name}: {PSEUDONYMIZED}" for name in hidden)),
         subgroups=by_subgroup,
@@ -208,41 +170,11 @@ def _content(
     )
 
 
-def _classes_met(predictions: Sequence[Predictions]) -> int:
-    """How many classes the test rows show, in the fold that shows fewest; 0 where the target is no class."""
-    if predictions[0].samples.task not in {"classes", "ordinal"}:
-        return 0
-    return min(len(set(one.y_true[one.y_true >= 0].tolist())) for one in predictions)
-
-
 def _caches(config: CompareConfig, runs: Sequence[Mapping[str, Any]]) -> list[Cache]:
     """The cache named, and those that the probes were fitted on, as far as they are there."""
     recorded = [run.get("probe", {}).get("configuration", {}).get("cache") for run in runs]
     folders = [config.cache, *(Path(folder) for folder in recorded if folder)]
     return [Cache(folder) for folder in dict.fromkeys(folders) if folder.is_dir()]
-
-
-def _metric(config: CompareConfig, task: str, family: str) -> str:
-    """The metric that the comparison is about; ConfigError where the one asked for does not fit the target."""
-    if config.metric is None:
-        return main_metric(task)
-    if task not in METRICS.get(config.metric).tasks:
-        raise ConfigError(
-            f"--metric {config.metric} does not fit {family!r}, whose target is {task}",
-            f"fitting are: {', '.join(metrics_for(task))}",
-            f"type --metric {main_metric(task)}, or leave it out",
-        )
-    return config.metric
-
-
-def _systems(frame: pd.DataFrame, about: Mapping[Any, Any]) -> dict[str, list[Predictions]]:
-    """Predictions by system; `about`: what the whole frame's `attrs` say of classes and groups."""
-    systems = {}
-    for name, part in frame.groupby("system", sort=False):
-        own = part.drop(columns="system")
-        own.attrs = dict(about)
-        systems[str(name)] = to_predictions(own)
-    return systems
 
 
 def _schemes(runs: Sequence[Mapping[str, Any]], estimates: pd.DataFrame) -> dict[str, str]:
