@@ -354,7 +354,8 @@ def _remarks(simulations: int) -> str:
     return (
         f"Every simulation has {RESAMPLES:,} resamples. The standard error of a coverage of 95 % is {100 * np.sqrt(0.0475 / simulations):.1f} points. Power is against "
         f"effects of {effects} instead of {EFFECT:g}. Methods marked as naive or refused are shown for their failure: "
-        "featprobe refuses them where a group has several rows, or never uses them. BCa's acceleration for AUROC and the "
+        "featprobe refuses them where a group has several rows, or never uses them; it also refuses sign flips of AUROC "
+        "where a class is rare. BCa's acceleration for AUROC and the "
         "degrees of freedom of a rare class are by placements here, by jackknife and resamples in the command. Where an "
         "interval does not exist (perfect separation), it counts as missing the truth."
     )
