@@ -158,6 +158,11 @@ def build_parser() -> _Parser:
     return parser
 
 
+def _several(parser: argparse.ArgumentParser, flag: str, metavar: str, text: str) -> None:
+    """A flag that takes many values and may be repeated."""
+    parser.add_argument(flag, nargs="+", action="extend", default=[], metavar=metavar, help=text)
+
+
 def _add_cache(commands: Any, debug: _Parser) -> None:
     cache = commands.add_parser("cache", help="Look after the cache.", allow_abbrev=False)
     actions = cache.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
@@ -177,35 +182,12 @@ def _add_cache(commands: Any, debug: _Parser) -> None:
             help="folder of the embedding files [cache]",
         )
         if name != "gc":
-            action.add_argument(
-                "--data", nargs="+", action="extend", default=[], metavar="NAME", help="only these data sets"
-            )
-            action.add_argument(
-                "--backbone",
-                nargs="+",
-                action="extend",
-                default=[],
-                metavar="NAME",
-                help="only these backbones",
-            )
+            _several(action, "--data", "NAME", "only these data sets")
+            _several(action, "--backbone", "NAME", "only these backbones")
         if name == "recheck":
-            action.add_argument(
-                "--source",
-                nargs="+",
-                action="extend",
-                default=[],
-                metavar="[NAME=]SPEC",
-                help="where the images are now (default: where they were)",
-            )
+            _several(action, "--source", "[NAME=]SPEC", "where the images are now (default: where they were)")
             action.add_argument("--rows", type=int, default=16, metavar="N", help="rows to recompute [16]")
-            action.add_argument(
-                "--weights",
-                nargs="+",
-                action="extend",
-                default=[],
-                metavar="[NAME=]VALUE",
-                help="where the weights are now",
-            )
+            _several(action, "--weights", "[NAME=]VALUE", "where the weights are now")
             _add_weights_dir(action, "folder made by featprobe backbones fetch, for pretrained weights")
         if name == "gc":
             action.add_argument("--dry-run", action="store_true", help="only say what would go")
@@ -261,13 +243,8 @@ def _add_backbones(commands: Any, debug: _Parser) -> None:
         action.add_argument("names", nargs="*", default=[], metavar="NAME", help="such as dinov2_vitb14")
         kind = {"fetch": "DIR", "bundle": "FILE.tar"}[name]
         action.add_argument("--to", type=Path, required=True, metavar=kind, help="where they go")
-        action.add_argument(
-            "--weights",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="NAME=FILE",
-            help="a file of your own that stands for NAME's pretrained weights",
+        _several(
+            action, "--weights", "NAME=FILE", "a file of your own that stands for NAME's pretrained weights"
         )
         action.add_argument("--offline", action="store_true", help="take only what lies on this machine")
         _add_weights_dir(action, "a folder to take them from first")
