@@ -69,7 +69,7 @@ def costs(folds: Sequence[Cost], device: torch.device, watts: float | None) -> d
     seconds = sum(fold.seconds for fold in folds)
     used, basis = power(device) if watts is None else (watts, f"{watts:g} W as given with --watts")
     return {
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "device": device.type,
         "peak_memory_bytes": max(fold.peak for fold in folds),
         "trained_parameters": folds[0].trained,

@@ -78,7 +78,9 @@ def curves_and_savings_are_reported(quick_featprobe, digits):
         "digits-holdout-40-12-shots-seed-0-comparisons.csv",
         "digits-holdout-40-12-shots-seed-0-confusion.csv",
         "digits-holdout-40-12-shots-seed-0-metrics.csv",
+        "digits-holdout-40-12-shots-seed-0-sample-size.csv",
         "digits-holdout-40-12-shots-seed-0-sets.csv",
+        "digits-holdout-40-12-shots-seed-0-standings.csv",
         "digits-holdout-40-knn-shots-savings.csv",
     ]
     curves = pd.read_csv(out / "tables" / "digits-holdout-40-knn-shots-labels.csv")

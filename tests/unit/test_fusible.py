@@ -14,7 +14,11 @@ from featprobe.stages.fusible import groups
 def table(backbone, pooling="gap", weights="pretrained", rule="crop224"):
     recipe = SimpleNamespace(backbone=backbone, preprocessing=SimpleNamespace(label=rule))
     return SimpleNamespace(
-        recipe=recipe, weights_label=weights, pooling=pooling, fingerprint=f"{backbone}-{weights}-{rule}"
+        recipe=recipe,
+        weights_label=weights,
+        pooling=pooling,
+        dense=pooling == "patches",
+        fingerprint=f"{backbone}-{weights}-{rule}",
     )
 
 
@@ -33,6 +37,7 @@ def test_canaries_are_left_out_unless_named():
         table("image_stats", weights="none"),
         table("cnn"),
         table("only_random", weights="random"),
+        table("vit", "patches"),
     ]
     assert found(tables) == [[("cnn", "gap"), ("only_random", "gap"), ("vit", "cls")]]
     named = found(tables, backbone=("vit", "cnn", "only_random", "image_stats"))
