@@ -134,7 +134,9 @@ def _add(search: Search, selection: Parts, *, refit: bool, choose: bool) -> list
         pairs = [(fit[known[fit]], held[known[held]]) for fit, held in selection] if choose else []
         parts = [search.add(fit, held, labels) for fit, held in pairs if len(fit) and len(held)]
         if refit or len(selection) != 1:
-            parts = [search.add(everything[known], nothing, labels)] if known.any() else []
+            # Where C is to be chosen, what is kept is fitted at that C alone, from where the parts stand there.
+            make = search.part if choose and parts else search.add
+            parts = [make(everything[known], nothing, labels)] if known.any() else []
         kept.extend(parts)
     return kept
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.linalg import cho_solve
 
 from featprobe.probes.solvers.logistic_curvature import Blocks, Curvature, Shelf
-from featprobe.probes.solvers.logistic_losses import Floats, Loss
+from featprobe.probes.solvers.logistic_losses import Floats, Loss, flush
 from featprobe.records import FloatArray
 
 FORWARD: Final = "forward"
@@ -133,8 +133,11 @@ class Descent:
     def _precise(self, values: Floats) -> Floats:
         return values.astype(np.float32 if self.single else np.float64, copy=False)
 
-    def _at(self, vector: FloatArray, logits: FloatArray) -> Asking:
-        losses, probabilities = self.loss.value(logits, single=self.single)
+    def _at(
+        self, vector: FloatArray, logits: FloatArray, value: tuple[FloatArray, Floats] | None = None
+    ) -> Asking:
+        """The point there; `value`: the loss's, where it is known."""
+        losses, probabilities = value or self.loss.value(logits, single=self.single)
         residual = self.loss.residual(probabilities)
         if self._anchor is None:
             slope = (yield (BACKWARD, residual)).astype(np.float64)
@@ -142,7 +145,7 @@ class Descent:
                 self._anchor = residual.astype(np.float64, copy=False), slope
         else:
             before, slope = self._anchor
-            slope = slope + (yield (BACKWARD, (residual - before).astype(np.float32)))
+            slope = slope + (yield (BACKWARD, flush((residual - before).astype(np.float32))))
         return Point(vector, logits, losses, probabilities, slope)
 
     def _anchored(self, vector: FloatArray) -> Asking:
@@ -325,8 +328,8 @@ class Descent:
 
     def _search(
         self, C: float, point: Point, direction: FloatArray, along: FloatArray, falling: float
-    ) -> tuple[FloatArray, FloatArray] | None:
-        """(vector, logits) at a step length where the slope has all but gone, by Newton's method in one dimension."""
+    ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, Floats] | None] | None:
+        """(vector, logits, the loss's value) at a step length where the slope has all but gone, by Newton's method in one dimension."""
         held = self.weights
         inner = float(point.vector[:held] @ direction[:held])
         square = float(direction[:held] @ direction[:held])
@@ -334,16 +337,17 @@ class Descent:
         moved = self._precise(along)
         for _ in range(12):
             logits = point.logits + length * along
-            _, probabilities = self.loss.value(logits, single=self.single)
+            value = self.loss.value(logits, single=self.single)
+            probabilities = value[1]
             slope = C * float(np.vdot(self.loss.residual(probabilities), moved)) + inner + length * square
             if abs(slope) <= SLOPE * abs(falling):
-                return point.vector + length * direction, logits
+                return point.vector + length * direction, logits, value
             low, high = (low, length) if slope > 0 else (length, high)
             bend = C * float(np.vdot(self.loss.bend(probabilities, moved), moved)) + square
             length = min(length - slope / bend if bend > 0 else 10 * length, 10 * length)
             if not low < length < high:
                 length = (low + min(high, 10 * max(low, 0.1))) / 2
-        return None if low == 0 else (point.vector + low * direction, point.logits + low * along)
+        return None if low == 0 else (point.vector + low * direction, point.logits + low * along, None)
 
     # -- the start of the next C ---------------------------------------------------------------------------
 

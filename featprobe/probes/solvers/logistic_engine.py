@@ -285,7 +285,12 @@ def _answer(rows: Rows, key: tuple[Any, ...], tasks: Sequence[Task], payloads: S
             for p, k, r in zip(payloads, widths, ratios, strict=True)
         ]
         stacked = np.concatenate(own)
-        made = stacked @ rows.single.T if key[1] == np.float32 else rows.logits(stacked)
+        # The data come first: a library packs the small factor then, and streams the large one.
+        made = (
+            np.ascontiguousarray((rows.single @ stacked.T).T)
+            if key[1] == np.float32
+            else rows.logits(stacked)
+        )
         parts = _split(made, widths)
         return [part + p[k * D :, None] for part, p, k in zip(parts, payloads, widths, strict=True)]
     stacked = np.concatenate(payloads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,10 @@ from featprobe.records import AnyArray, FloatArray
 
 Floats = npt.NDArray[np.floating]
 """float32 while descending, float64 where it decides."""
+
+TINY: Final = 1e-30
+"""Numbers in single precision below it count for nothing beside others, and where they get near 1e-38 a processor
+takes fifty times as long for them (subnormal numbers): sure rows of a separable set are full of them."""
 
 
 class Loss(Protocol):
@@ -40,6 +44,12 @@ class Loss(Protocol):
         """How much each row bends each column's loss (the second derivative's diagonal), [k, n]."""
 
 
+def flush(values: Floats) -> Floats:
+    """`values` in single precision with 0 for what is below TINY, in place."""
+    values[np.abs(values) < TINY] = 0
+    return values
+
+
 @dataclass(eq=False)
 class Softmax:
     """Multinomial log loss of `y` int [n] in 0..width-1 with row weights [n]."""
@@ -62,6 +72,8 @@ class Softmax:
         # The distance to the largest is taken before digits are dropped: logits of a separable set are large.
         probabilities = (logits - logits.max(axis=0)).astype(np.float32 if single else np.float64, copy=False)
         np.exp(probabilities, out=probabilities)
+        if single:
+            flush(probabilities)
         total = probabilities.sum(axis=0)
         # What stands beside the true class, summed without it: 1 - p loses all digits where p is near 1.
         true = probabilities.reshape(-1)[self._spot].astype(np.float64)
@@ -125,7 +137,10 @@ class Sigmoids:
         if single:
             wrong = wrong.astype(np.float32)
         losses = np.logaddexp(0, wrong)
-        return np.einsum("kn,kn->k", losses.astype(np.float64), self._double), np.asarray(expit(wrong))
+        found = np.asarray(expit(wrong))
+        if single:
+            flush(found)
+        return np.einsum("kn,kn->k", losses.astype(np.float64), self._double), found
 
     def residual(self, probabilities: Floats) -> Floats:
         """Probability of the wrong answer, signed."""

@@ -72,7 +72,13 @@ class Search:
         self.rows = Rows(self.X, np.median(some, axis=0), scale)
 
     def add(self, fit: IntArray, held: IntArray, labels: IntArray) -> Part:
-        """A regression on the rows `fit`; `labels` are known in all of them and of `held`."""
+        """A regression on the rows `fit` that is walked; `labels` are known in all of them and of `held`."""
+        part = self.part(fit, held, labels)
+        self.parts.append(part)
+        return part
+
+    def part(self, fit: IntArray, held: IntArray, labels: IntArray) -> Part:
+        """As `add`, for a regression that is not walked: `keep` fits it at the C that is chosen."""
         columns, n = self.X.shape[1], len(self.X)
         scale = deviation(self.X[fit]) if self.kind == "standard" else np.ones(columns)
         truth = self.y[fit]
@@ -100,7 +106,7 @@ class Search:
                 loss = Softmax(codes, weights, len(classes))
                 intercept = np.log(share)
         start = np.concatenate([np.zeros(loss.width * columns), intercept])
-        part = Part(
+        return Part(
             Task(loss, scale, start),
             fit,
             held,
@@ -109,8 +115,6 @@ class Search:
             np.full((max(1, len(labels)), len(self.grid)), np.nan),
             usable,
         )
-        self.parts.append(part)
-        return part
 
     def run(self, *, patient: bool, jobs: int) -> None:
         """Walk the grid; `patient` leaves it where all have got worse for PATIENCE values (in one process)."""
@@ -188,17 +192,45 @@ class Search:
         Of several labels the one at `row` alone, k = 1: each has its own C, and its own last digits.
         """
         task, C = part.task, self.grid[place]
-        found = task.solved[place]
+        loss = task.loss
         if len(part.labels):
-            assert isinstance(task.loss, Sigmoids)
-            loss = Sigmoids(task.loss.y[:, [row]], task.loss.weights[:, [row]], 1)
-            one = Certificate(found.w[[row]], found.b[[row]], found.objective[[row]], found.gap[[row]])
-            task = Task(loss, task.scale, task.start, [one], [0])
+            assert isinstance(loss, Sigmoids)
+            loss = Sigmoids(loss.y[:, [row]], loss.weights[:, [row]], 1)
+        if task.solved:
+            found = task.solved[place]
+            if len(part.labels):
+                found = Certificate(found.w[[row]], found.b[[row]], found.objective[[row]], found.gap[[row]])
         else:
-            task = Task(task.loss, task.scale, task.start, [found], [0])
-        kept = polish(self.rows, task, 0, C, gap=FINAL)
+            found = self._settled(part, row, place, loss)
+        kept = polish(self.rows, Task(loss, task.scale, task.start, [found], [0]), 0, C, gap=FINAL)
         coef = kept.w / task.scale
         return coef, kept.b - coef @ self.rows.centre, kept.relative
+
+    def _settled(self, part: Part, row: int, place: int, loss: Softmax | Sigmoids) -> Certificate:
+        """The fit of `part` at one C, from the mean of what those of its rows that were walked came to there.
+
+        Where none has the same classes the grid is walked up to it: a weak C alone is hard to reach.
+        """
+        scale, columns = part.task.scale, self.X.shape[1]
+        near = [(one, found) for one in self.parts if (found := _row_of(one, part, row)) is not None]
+        if near:
+            solved = [one.task.solved[place] for one, _ in near]
+            rows = [found for _, found in near]
+            coefs = [
+                (s.w if r < 0 else s.w[[r]]) / one.task.scale
+                for s, r, (one, _) in zip(solved, rows, near, strict=True)
+            ]
+            free = [s.b if r < 0 else s.b[[r]] for s, r in zip(solved, rows, strict=True)]
+            start = np.concatenate([(np.mean(coefs, axis=0) * scale).reshape(-1), np.mean(free, axis=0)])
+        else:
+            free = part.task.start[len(part.task.start) - part.task.loss.width :]
+            own = free[[row]] if len(part.labels) else free
+            start = np.concatenate([np.zeros(loss.width * columns), own])
+        task = Task(loss, scale, start)
+        solve(
+            self.rows, [task], self.grid[place : place + 1] if near else self.grid[: place + 1], gap=self.gap
+        )
+        return task.solved[-1]
 
     def uncertified(self) -> list[float]:
         """The values of C at which some part was not brought within `gap`."""
@@ -210,6 +242,14 @@ class Search:
                 if (own > self.gap).any():
                     found.add(self.grid[place])
         return sorted(found)
+
+
+def _row_of(one: Part, part: Part, row: int) -> int | None:
+    """Where the regression `row` of `part` stands in `one`: -1 for classes, None where it does not."""
+    if not len(part.labels):
+        return -1 if not len(one.labels) and np.array_equal(one.classes, part.classes) else None
+    there = np.flatnonzero(one.labels == part.labels[row])
+    return int(there[0]) if len(there) and one.usable[there[0]] else None
 
 
 def _walked(
