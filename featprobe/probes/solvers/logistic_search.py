@@ -16,7 +16,7 @@ from featprobe.probes.scaling import deviation
 from featprobe.probes.solvers.logistic_certificate import Certificate
 from featprobe.probes.solvers.logistic_curvature import Rows
 from featprobe.probes.solvers.logistic_engine import Task, polish, solve
-from featprobe.probes.solvers.logistic_losses import Sigmoids, Softmax
+from featprobe.probes.solvers.logistic_losses import Loss, Sigmoids, Softmax
 from featprobe.probes.weighing import row_weights
 from featprobe.records import AnyArray, FloatArray, IntArray
 
@@ -206,7 +206,7 @@ class Search:
         coef = kept.w / task.scale
         return coef, kept.b - coef @ self.rows.centre, kept.relative
 
-    def _settled(self, part: Part, row: int, place: int, loss: Softmax | Sigmoids) -> Certificate:
+    def _settled(self, part: Part, row: int, place: int, loss: Loss) -> Certificate:
         """The fit of `part` at one C, from the mean of what those of its rows that were walked came to there.
 
         Where none has the same classes the grid is walked up to it: a weak C alone is hard to reach.
@@ -223,9 +223,8 @@ class Search:
             free = [s.b if r < 0 else s.b[[r]] for s, r in zip(solved, rows, strict=True)]
             start = np.concatenate([(np.mean(coefs, axis=0) * scale).reshape(-1), np.mean(free, axis=0)])
         else:
-            free = part.task.start[len(part.task.start) - part.task.loss.width :]
-            own = free[[row]] if len(part.labels) else free
-            start = np.concatenate([np.zeros(loss.width * columns), own])
+            own = part.task.start[len(part.task.start) - part.task.loss.width :]
+            start = np.concatenate([np.zeros(loss.width * columns), own[[row]] if len(part.labels) else own])
         task = Task(loss, scale, start)
         solve(
             self.rows, [task], self.grid[place : place + 1] if near else self.grid[: place + 1], gap=self.gap
