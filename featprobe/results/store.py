@@ -9,6 +9,7 @@ that do not match run.json are never used.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -73,6 +74,14 @@ class Addition:
         rows, table = prediction_frame(predictions), estimate_frame(estimates)
         return cls(unit, table, rows, {*model_ids(rows), *model_ids(table)}, _plain(info))
 
+    def without(self, models: set[str]) -> Addition:
+        """Itself, less the rows of `models`."""
+        if not self.models & models:
+            return self
+        return dataclasses.replace(
+            self, estimates=drop(self.estimates, models), predictions=drop(self.predictions, models)
+        )
+
 
 class ResultsFolder:
     """The store of one results folder; nothing is written before the first `add` or `record_run`.
@@ -134,7 +143,8 @@ class ResultsFolder:
         with self._writing():
             old = self._read()
             units = dict(old.run["units"])
-            tables, rows = [old.estimates], [old.predictions]
+            gone: set[str] = set()
+            kept: list[Addition] = []
             for new in additions:
                 replaced = new.models | set(units.get(new.unit, {}).get("models", ()))
                 for entry in units.values():
@@ -142,11 +152,13 @@ class ResultsFolder:
                         replaced |= set(entry["models"])
                 units = _others(units, new.unit, replaced)
                 units[new.unit] = {**new.info, "models": sorted(new.models), "superseded": False}
-                tables = [*(drop(table, replaced) for table in tables), new.estimates]
-                rows = [*(drop(table, replaced) for table in rows), new.predictions]
+                gone |= replaced
+                kept = [*(one.without(replaced) for one in kept), new]
             self._write(
-                merge(tables, [*KEY_COLUMNS, "metric"]),
-                merge(rows, list(KEY_COLUMNS)),
+                merge(
+                    [drop(old.estimates, gone), *(one.estimates for one in kept)], [*KEY_COLUMNS, "metric"]
+                ),
+                merge([drop(old.predictions, gone), *(one.predictions for one in kept)], list(KEY_COLUMNS)),
                 {**old.run, "units": units},
             )
 
