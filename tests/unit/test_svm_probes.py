@@ -13,6 +13,7 @@ from featprobe.probes.scaling import Scaling
 from featprobe.probes.solvers import svm_hinge, svm_path
 from featprobe.probes.solvers.svm_path import SVMPath
 from featprobe.probes.solvers.svm_scores import Scores
+from featprobe.probes.solvers.svm_systems import line_search
 from featprobe.stages.model_files import ModelError, read_model, write_model
 
 PROBES = ("svm", "svm_squared")
@@ -210,3 +211,20 @@ def test_a_row_that_counts_twice_is_two_rows(method):
     plain = Scores(method).fit(X[:, :3], labels)
     np.testing.assert_allclose(weighed.predict(X[:, :3]), repeated.predict(X[:, :3]), atol=1e-5)
     assert np.abs(weighed.predict(X[:, :3]) - plain.predict(X[:, :3])).max() > 0.05
+
+
+def test_a_line_along_which_nothing_bends_ends_the_search():
+    nothing = np.zeros(3)
+    assert line_search(nothing, nothing, nothing, np.ones(3), -1e-20, 0.0) == 1.0
+    # A slope that is still below 0 after every doubling: the furthest step is taken.
+    assert line_search(nothing, nothing, nothing, np.ones(3), -1.0, 1e-300) == 1.0
+    assert line_search(nothing, np.full(3, 1e-40), np.ones(3), np.full(3, np.inf), -1.0, 0.0) > 1.0
+
+
+def test_groups_of_equal_rows_in_a_small_part():
+    rng = np.random.default_rng(0)
+    for rows in (6, 9, 14):
+        X = np.repeat(rng.standard_normal((rows // 3 + 1, 30)), 3, axis=0)[:rows]
+        y = np.arange(rows) // 3 % 2
+        path = SVMPath(10.0 ** np.arange(-6, 6), n_jobs=1).fit(X, y)
+        assert np.isfinite(path.coefs_).all()

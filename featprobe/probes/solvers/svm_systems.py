@@ -119,6 +119,10 @@ def line_search(
             break
         low, left, high = high, right, 2 * high
         right = slope(high)
+    if (
+        right < 0
+    ):  # falling as far as was looked; where the slope does not grow at all, rounding is all that is left
+        return high if right > left else 1.0
     t = high
     for turn in range(SEARCHES):
         t = low - left * (high - low) / (right - left) if turn % 3 < 2 else 0.5 * (low + high)
