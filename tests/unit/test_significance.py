@@ -264,3 +264,30 @@ def test_a_clear_difference_among_many_systems_is_still_found():
     rng = np.random.default_rng(0)
     statistics = np.concatenate([[30.0], np.zeros(119)])
     assert step_down(statistics, np.abs(rng.normal(size=(120, 2000))))[0] < 0.001
+
+
+def test_no_system_of_the_best_set_is_behind_the_best_in_its_pair():
+    # Systems far behind widen the common bound; the step-down forgets them once they are told apart.
+    rng = np.random.default_rng(5)
+    contradictions = found = 0
+    for trial in range(30):
+        truth = rng.integers(0, 2, 300)
+        names = [f"i{row}" for row in range(300)]
+        samples = Samples.build(
+            id=names, path=names, label=truth, label_names=("a", "b"), split=["test"] * 300
+        )
+        systems = {}
+        for number, share in enumerate((0.93, 0.88, 0.77, 0.64, 0.5, 0.36)):
+            right = rng.random(300) < share
+            said = np.where(right, truth, 1 - truth)
+            key = RunKey("d", f"b{number}", "w", "frozen", "cls", "p", "x", "f")
+            systems[f"s{number}"] = [Predictions(key, samples, np.eye(2)[said] * 0.8 + 0.1, 9)]
+        outcome = compare(systems, "accuracy", resamples=300, seed=trial)
+        ranked = sorted(outcome.best, key=lambda one: -one.value)
+        leader, kept = ranked[0].system, {one.system for one in outcome.best if one.in_best_set}
+        for pair in outcome.pairs:
+            if leader in {pair.a, pair.b} and pair.p_adjusted <= 0.05:
+                found += 1
+                contradictions += ({pair.a, pair.b} - {leader}).pop() in kept
+    assert found > 120
+    assert contradictions == 0
