@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -174,3 +175,26 @@ def test_a_class_with_one_member_and_rows_without_weight():
 @parametrize_with_checks([LogisticPath(Cs=(0.01, 1.0, 100.0))])
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
+
+
+def test_a_descent_that_does_not_lower_the_gap_is_not_the_end(monkeypatch):
+    # It may have lowered the objective alone, as on cached embeddings of dermoscopy at C = 56,234.
+    from featprobe.probes.solvers import logistic_engine
+
+    judge, told = logistic_engine.judge, []
+
+    def worse_at_first(rows, task, Cs, *others):
+        for found in judge(rows, task, Cs, *others):
+            again = len(list(Cs)) == 1  # one C: gone over after the walk
+            told.extend([0] if again else [])
+            yield (
+                dataclasses.replace(found, gap=found.gap + found.objective)
+                if again and len(told) == 1
+                else found
+            )
+
+    monkeypatch.setattr(logistic_engine, "judge", worse_at_first)
+    X, y = data(120, 30, 3)
+    path = LogisticPath([0.5, 1.0], gap=1e-13).fit(X, y)
+    assert len(told) > 1
+    assert path.converged_.all()

@@ -21,6 +21,10 @@ CHUNK: Final = 16 << 20
 """Bytes of logits that are held at a time while solutions are judged."""
 
 
+TRIES: Final = 4
+"""Descents in double precision at one C that was not brought within its gap."""
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """One regression of many: its loss over all rows (weight 0 where a row is not its own), and its columns' scale.
@@ -158,10 +162,10 @@ def _mend(rows: Rows, task: Task, Cs: Sequence[float], gap: float, walk: Descent
 
 def _finish(rows: Rows, task: Task, place: int, C: float, gap: float, curvature: Curvature) -> int:
     """Bring one solution within `gap` in double precision, or as near as it comes; iterations that it took."""
-    aim, steps = gap / 2, 0
-    for _ in range(3):
-        found = task.solved[place]
-        if found.relative <= gap:
+    aim, steps, vain = gap / 2, 0, 0
+    found = task.solved[place]
+    for _ in range(TRIES):
+        if task.solved[place].relative <= gap:
             break
         again = _descent(
             rows,
@@ -175,10 +179,14 @@ def _finish(rows: Rows, task: Task, place: int, C: float, gap: float, curvature:
         )
         drive(rows, [(task, again.walk(), _FIRST)])
         steps += again.iterations[0]
-        better = next(judge(rows, task, [C], again.solutions))
-        if not better.relative < found.relative:
+        # A step may lower the objective and not its gap: from there the next try goes on all the same.
+        found, aim = next(judge(rows, task, [C], again.solutions)), aim / 10
+        if found.relative < task.solved[place].relative:
+            task.solved[place], vain = found, 0
+        elif vain or not again.iterations[0]:
             break
-        task.solved[place], aim = better, aim / 10
+        else:
+            vain += 1
     return steps
 
 
