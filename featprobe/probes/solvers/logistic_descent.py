@@ -51,6 +51,9 @@ it is worth its price (see `Blocks`)."""
 FACTOR_ROOM: Final = 2
 """Blocks hold width * columns^2 numbers: they are not made where that is more than this many times the data's."""
 
+FACTOR_ALWAYS: Final = 1 << 22
+"""Numbers that blocks may hold whatever the data's size (32 MB): of few rows they are what certifies huge C."""
+
 FACTOR_REACH: Final = 10.0
 """Ratio of C's up to which blocks that were factored at one serve the other."""
 
@@ -227,7 +230,8 @@ class Descent:
                 break
             point = moved
             count += 1
-            if count % patience == 0 and self.loss.width * self.columns <= FACTOR_ROOM * self.rows:
+            room = max(FACTOR_ROOM * self.rows * self.columns, FACTOR_ALWAYS)
+            if count % patience == 0 and self.loss.width * self.columns**2 <= room:
                 bends = self._precise(self.loss.bends(point.probabilities))
                 self.shelf.blocks[self.loss.width] = yield (FACTOR, (bends, C))
         return point, distance, count, idle
