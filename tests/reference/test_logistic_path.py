@@ -152,10 +152,11 @@ def test_the_grid_comes_back_in_its_own_order():
 
 
 def test_what_is_not_certified_is_said(monkeypatch):
-    from featprobe.probes.solvers import logistic_descent
+    from featprobe.probes.solvers import logistic_descent, logistic_newton
 
     X, y = data(90, 30, 3)
     monkeypatch.setattr(logistic_descent, "STEPS", 0)
+    monkeypatch.setattr(logistic_newton, "NEWTONS", 0)
     with pytest.warns(ConvergenceWarning, match=r"of 12 values of C were not brought within"):
         path = LogisticPath(CS).fit(X, y)
     assert not path.converged_.all()
@@ -198,3 +199,44 @@ def test_a_descent_that_does_not_lower_the_gap_is_not_the_end(monkeypatch):
     path = LogisticPath([0.5, 1.0], gap=1e-13).fit(X, y)
     assert len(told) > 1
     assert path.converged_.all()
+
+
+def near_copies(rows, columns, copies, seed):
+    """Rows of which some are there again with another label: at huge C they alone bend the loss, and sharply."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(rows, columns)) * np.arange(1, columns + 1) ** -0.7
+    X /= X.std(axis=0)
+    X[rows - copies :] = X[:copies] + 1e-3 * rng.normal(size=(copies, columns))
+    return X, rng
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "classes", "copies", "seed"),
+    [(200, 250, 4, 60, 1), (200, 250, 4, 60, 3), (150, 300, 5, 30, 1)],
+)
+def test_near_copies_with_other_labels_are_certified_at_every_c(rows, columns, classes, copies, seed):
+    X, rng = near_copies(rows, columns, copies, seed)
+    y = np.concatenate([np.arange(classes), rng.integers(0, classes, rows - classes)])
+    path = LogisticPath().fit(X, y)
+    assert path.converged_.all()
+    lower = LogisticPath(Cs=[path.Cs[-1]], gap=1e-9).fit(X, y).objectives_[0]
+    assert 0 <= path.objectives_[-1] / lower - 1 + 1e-9 < 1e-6 + 1e-9
+
+
+def test_near_copies_of_several_labels_are_certified_one_by_one():
+    X, rng = near_copies(270, 259, 115, 13)
+    y = (rng.random((270, 3)) < 0.3).astype(int)
+    assert LogisticPath().fit(X, y).converged_.all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_newtons_method_alone_certifies_the_path(monkeypatch, classes):
+    from featprobe.probes.solvers import logistic_descent
+
+    X, y = data(120, 30, classes)
+    expected = LogisticPath(CS, gap=1e-10).fit(X, y)
+    monkeypatch.setattr(logistic_descent, "STEPS", 0)
+    path = LogisticPath(CS, gap=1e-10).fit(X, y)
+    assert path.converged_.all()
+    np.testing.assert_allclose(path.objectives_, expected.objectives_, rtol=1e-9)
+    np.testing.assert_allclose(path.coefs_, expected.coefs_, rtol=1e-3, atol=1e-4)

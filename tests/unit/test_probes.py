@@ -7,7 +7,7 @@ import pytest
 
 from featprobe.errors import ConfigError, ProbeError
 from featprobe.probes import fit_probe, logistic
-from featprobe.probes.solvers import logistic_descent
+from featprobe.probes.solvers import logistic_descent, logistic_newton
 
 
 def data(rows=90, columns=10, signal=1.0, seed=0):
@@ -48,6 +48,7 @@ def test_usual_data_stay_off_the_edge():
 def test_a_fit_that_does_not_converge_is_said(monkeypatch):
     X, y = data(rows=60, columns=30)
     monkeypatch.setattr(logistic_descent, "STEPS", 0)
+    monkeypatch.setattr(logistic_newton, "NEWTONS", 0)
     notes = fit("logistic", X, y).notes
     assert any("while choosing C the fit did not converge" in note for note in notes)
     assert any("final fit" in note and "did not converge" in note for note in notes)

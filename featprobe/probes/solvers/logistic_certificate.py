@@ -14,7 +14,8 @@ the equation above.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -38,6 +39,17 @@ class Certificate:
     def relative(self) -> float:
         """The largest gap of its parts, relative to the objective."""
         return float((self.gap / np.maximum(self.objective, np.finfo(float).tiny)).max())
+
+    def parts(self) -> list[Certificate]:
+        """One for each label of several, which are regressions of their own."""
+        rows = zip(self.w, self.b, self.objective, self.gap, strict=True)
+        return [Certificate(w[None], b[None], objective[None], gap[None]) for w, b, objective, gap in rows]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Certificate]) -> Certificate:
+        """The labels together again."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def best_intercept(loss: Loss, logits: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

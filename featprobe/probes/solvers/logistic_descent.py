@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from scipy.linalg import cho_solve
 
+from featprobe.probes.solvers.logistic_certificate import best_intercept
 from featprobe.probes.solvers.logistic_curvature import Blocks, Curvature, Shelf
 from featprobe.probes.solvers.logistic_losses import Floats, Loss, flush
+from featprobe.probes.solvers.logistic_newton import newton
+from featprobe.probes.solvers.logistic_prediction import Point, predicted
 from featprobe.records import FloatArray
 
 FORWARD: Final = "forward"
@@ -41,8 +43,8 @@ STEPS: Final = 200
 STALL: Final = 15
 """Iterations in a row without a smaller gap, after which the digits at hand are used up."""
 
-ANCHORS: Final = 6
-"""Anchors in double precision at one C, after which it is given up."""
+ANCHORS: Final = 2
+"""Anchors in double precision at one C, after which Newton's method takes over."""
 
 FACTOR_COST: Final = 18
 """Columns for which factoring the blocks costs what one iteration does: after columns / FACTOR_COST iterations at one C
@@ -51,25 +53,17 @@ it is worth its price (see `Blocks`)."""
 FACTOR_ROOM: Final = 2
 """Blocks hold width * columns^2 numbers: they are not made where that is more than this many times the data's."""
 
-FACTOR_ALWAYS: Final = 1 << 22
-"""Numbers that blocks may hold whatever the data's size (32 MB): of few rows they are what certifies huge C."""
+FACTOR_ALWAYS: Final = 1 << 24
+"""Numbers that blocks may hold whatever the data's size (128 MB in double precision): of few rows they are what certifies huge C."""
 
 FACTOR_REACH: Final = 10.0
 """Ratio of C's up to which blocks that were factored at one serve the other."""
 
+SEARCHES: Final = 30
+"""Lengths that a line search tries: of a separable set the first can be far too long."""
+
 SLOPE: Final = 0.3
 """A line search ends where the slope is this share of its start's."""
-
-
-@dataclass(slots=True, eq=False)
-class Point:
-    """Where a regression stands: its vector, logits [k, n], loss(es), probabilities and the loss's gradient."""
-
-    vector: FloatArray
-    logits: FloatArray
-    losses: FloatArray
-    probabilities: Floats
-    slope: FloatArray
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +93,8 @@ class Descent:
     _pairs: deque[tuple[FloatArray, FloatArray, float, float]] = field(init=False)
     _classes: tuple[FloatArray, FloatArray] = field(init=False)
     _anchor: tuple[FloatArray, FloatArray] | None = None
+    _stiff: bool = False
+    """Whether L-BFGS was too slow at some C: from there on it is Newton's method."""
 
     def __post_init__(self) -> None:
         # A pair costs two vectors; together they should not outweigh the data.
@@ -119,7 +115,7 @@ class Descent:
         recent: deque[Point] = deque(maxlen=SPAN)
         for C in self.Cs:
             if len(recent) > 1:
-                vector, logits = self._predicted(C, list(recent))
+                vector, logits = predicted(self.loss, self.gap, self.weights, C, list(recent))
                 # With anchors `_solve` makes its own there.
                 point = (
                     (yield from self._at(vector, logits)) if self.single else replace(point, vector=vector)
@@ -140,6 +136,11 @@ class Descent:
         self, vector: FloatArray, logits: FloatArray, value: tuple[FloatArray, Floats] | None = None
     ) -> Asking:
         """The point there; `value`: the loss's, where it is known."""
+        if self.exact:
+            # The certificate is judged at the best intercepts: a gradient elsewhere can be far smaller than there.
+            shift = best_intercept(self.loss, logits)[0]
+            vector, logits, value = vector.copy(), logits + shift[:, None], None
+            vector[self.weights :] += shift
         losses, probabilities = value or self.loss.value(logits, single=self.single)
         residual = self.loss.residual(probabilities)
         if self._anchor is None:
@@ -159,7 +160,7 @@ class Descent:
 
     # -- what is minimised ----------------------------------------------------------------------------------
 
-    def _objectives(self, C: float, point: Point) -> FloatArray:
+    def objectives(self, C: float, point: Point) -> FloatArray:
         """One for softmax, one per column of sigmoids."""
         return C * point.losses + self._per_part(np.square(point.vector[: self.weights])) / 2
 
@@ -169,19 +170,23 @@ class Descent:
             np.array([values.sum()]) if self.loss.coupled else values.reshape(self.loss.width, -1).sum(axis=1)
         )
 
-    def _gradient(self, C: float, point: Point) -> FloatArray:
+    def gradient(self, C: float, point: Point) -> FloatArray:
+        """Of C * loss + |w|^2 / 2, in the shape of a vector."""
         found = C * point.slope
         found[: self.weights] += point.vector[: self.weights]
         return found
 
-    def _distance(self, C: float, point: Point) -> float:
+    def distance(self, C: float, point: Point) -> float:
         """The largest relative gap of the parts, the intercepts' share by their own curvature."""
-        gradient = self._gradient(C, point)
+        return self.measured(C, point, self.gradient(C, point))
+
+    def measured(self, C: float, point: Point, gradient: FloatArray) -> float:
+        """The same of another gradient there, of what a Newton step leaves of it."""
         gaps = self._per_part(np.square(gradient[: self.weights])) / 2
         bend = np.maximum(C * np.diag(self.loss.curvature(point.probabilities)), 1e-300)
         free = np.square(gradient[self.weights :]) / bend
         gaps = gaps + (free.sum() if self.loss.coupled else free)
-        return float((gaps / np.maximum(self._objectives(C, point), 1e-300)).max())
+        return float((gaps / np.maximum(self.objectives(C, point), 1e-300)).max())
 
     # -- one C -----------------------------------------------------------------------------------------------
 
@@ -194,19 +199,18 @@ class Descent:
         steps, anchors = 0, 0
         if not self.single:
             point = yield from self._anchored(point.vector)
-        while True:
+        while not self._stiff:
             point, distance, count, idle = yield from self._descend(C, point)
             steps += count
             if distance <= self.gap and not (self.single or self.exact) and count > 1:
                 # Many small products add up: what they come to is measured from a new anchor.
                 point = yield from self._anchored(point.vector)
-                distance = self._distance(C, point)
+                distance = self.distance(C, point)
                 if distance > self.gap and anchors < ANCHORS:
                     anchors += 1
                     continue
-            if distance <= self.gap or anchors == ANCHORS or steps >= STEPS * ANCHORS:
-                self.iterations.append(steps)
-                return point
+            if distance <= self.gap:
+                break
             anchors += 1
             if self.single:
                 self.single = False
@@ -217,26 +221,40 @@ class Descent:
                     MEASURE,
                     self.loss.bends(point.probabilities).sum(axis=0).astype(np.float64),
                 )
+            elif anchors > ANCHORS:
+                self._stiff = True  # and so will be every larger C
+                break
             point = yield from self._anchored(point.vector)
+        if self._stiff:
+            point, count = yield from self._newton(C, point)
+            steps += count
+        self.iterations.append(steps)
+        return point
+
+    def _newton(self, C: float, point: Point) -> Asking:
+        """(the point, steps) that Newton's method comes to, with every product in double precision."""
+        exact, self.exact = self.exact, True
+        found = yield from newton(self, C, (yield from self._anchored(point.vector)))
+        self.exact = exact
+        return found
 
     def _descend(self, C: float, point: Point) -> Asking:
         """(the point, its gap, iterations, those in vain at the end) where the gap is reached or moves no more."""
         best, idle, count, patience = np.inf, 0, 0, max(12, self.columns // FACTOR_COST)
-        self._measure_classes(point)
-        while (distance := self._distance(C, point)) > self.gap and count < STEPS and idle < STALL:
+        self.measure_classes(point)
+        while (distance := self.distance(C, point)) > self.gap and count < STEPS and idle < STALL:
             best, idle = (distance, 0) if distance < 0.9 * best else (best, idle + 1)
             moved = yield from self._step(C, point)
             if moved is None:
                 break
             point = moved
             count += 1
-            room = max(FACTOR_ROOM * self.rows * self.columns, FACTOR_ALWAYS)
-            if count % patience == 0 and self.loss.width * self.columns**2 <= room:
-                bends = self._precise(self.loss.bends(point.probabilities))
-                self.shelf.blocks[self.loss.width] = yield (FACTOR, (bends, C))
+            if count % patience == 0 and self.roomy:
+                yield from self.factor(C, point)
         return point, distance, count, idle
 
-    def _measure_classes(self, point: Point) -> None:
+    def measure_classes(self, point: Point) -> None:
+        """Take the classes' curvature at the point for what `whitened` starts from."""
         bend = self.loss.curvature(point.probabilities)
         if self.loss.coupled:
             # Softmax does not feel what all classes share: there the penalty alone bends, exactly. Lifted above
@@ -249,25 +267,36 @@ class Descent:
 
     def _step(self, C: float, point: Point) -> Asking:
         """The next point, or None where no step goes down in this precision."""
-        gradient = self._gradient(C, point)
+        gradient = self.gradient(C, point)
         direction = yield from self._direction(C, gradient)
         falling = gradient @ direction
         if not falling < 0:
             self._pairs.clear()
             direction = yield from self._direction(C, gradient)
             falling = gradient @ direction
-        along = (yield (FORWARD, direction if self.exact else direction.astype(np.float32))).astype(
-            np.float64
-        )
-        searched = self._search(C, point, direction, along, falling)
-        if searched is None:
+        moved = yield from self.moved(C, point, direction, falling)
+        if moved is None:
             return None
-        moved = yield from self._at(*searched)
         s, change = moved.vector - point.vector, moved.slope - point.slope
         bend, own = float(s @ change), float(np.square(s[: self.weights]).sum())
         if C * bend + own > 0:
             self._pairs.append((s, change, bend, own))
         return moved
+
+    def bent(self, C: float, point: Point, along: FloatArray) -> Asking:
+        """The Hessian at the point, times `along`."""
+        moved = yield (FORWARD, along)
+        found = C * (yield (BACKWARD, self.loss.bend(point.probabilities, moved)))
+        found[: self.weights] += along[: self.weights]
+        return found
+
+    def moved(self, C: float, point: Point, direction: FloatArray, falling: float) -> Asking:
+        """The point that the line search finds along `direction`, None where nothing goes down."""
+        along = (yield (FORWARD, direction if self.exact else direction.astype(np.float32))).astype(
+            np.float64
+        )
+        searched = self._search(C, point, direction, along, falling)
+        return None if searched is None else (yield from self._at(*searched))
 
     def _direction(self, C: float, gradient: FloatArray) -> Asking:
         """The two-loop recursion, with y = C * change + s in the penalised numbers."""
@@ -277,7 +306,7 @@ class Descent:
             shares.append(share)
             q -= (share * C) * change
             q[:held] -= share * s[:held]
-        q = yield from self._whitened(C, q)
+        q = yield from self.whitened(C, q)
         for (s, change, bend, own), share in zip(self._pairs, reversed(shares), strict=True):
             found = (C * float(change @ q) + float(s[:held] @ q[:held])) / (C * bend + own)
             q += (share - found) * s
@@ -285,10 +314,10 @@ class Descent:
             q[held:] -= q[held:].mean()  # nothing says where the intercepts lie together: they stay
         return -q
 
-    def _whitened(self, C: float, q: FloatArray) -> Asking:
+    def whitened(self, C: float, q: FloatArray, blocks: Blocks | None = None) -> Asking:
         """The inverse of (C * classes' curvature x rows' covariance + 1), times q."""
-        blocks = self.shelf.blocks.get(self.loss.width)
-        if blocks is not None and self._serves(blocks, C):
+        blocks = blocks or self.blocks(C)
+        if blocks is not None:
             return self._by_blocks(blocks, C, q)
         bends, classes = self._classes
         dtype = self.curvature.vectors.dtype
@@ -306,9 +335,24 @@ class Descent:
         free = classes[:, felt] @ ((classes.T @ q[self.weights :])[felt] / (C * bends[felt]))
         return np.concatenate([found.reshape(-1), free])
 
-    def _serves(self, blocks: Blocks, C: float) -> bool:
-        near = 1 / FACTOR_REACH <= C / blocks.C <= FACTOR_REACH
-        return near and (self.single or blocks.factors[0].dtype == np.float64)
+    def blocks(self, C: float) -> Blocks | None:
+        """Those on the shelf, where they serve this C and this precision."""
+        found = self.shelf.blocks.get(self.loss.width)
+        if found is None or not 1 / FACTOR_REACH <= C / found.C <= FACTOR_REACH:
+            return None
+        return found if self.single or found.factors[0].dtype == np.float64 else None
+
+    @property
+    def roomy(self) -> bool:
+        """Whether blocks may be made: width * columns^2 numbers."""
+        room = max(FACTOR_ROOM * self.rows * self.columns, FACTOR_ALWAYS)
+        return self.loss.width * self.columns**2 <= room
+
+    def factor(self, C: float, point: Point) -> Asking:
+        """The blocks at the point, left on the shelf and returned."""
+        made: Blocks = yield (FACTOR, (self._precise(self.loss.bends(point.probabilities)), C))
+        self.shelf.blocks[self.loss.width] = made
+        return made
 
     def _by_blocks(self, blocks: Blocks, C: float, q: FloatArray) -> FloatArray:
         """The same by the blocks: P B^-1 P q, and q itself in what softmax does not feel."""
@@ -339,7 +383,7 @@ class Descent:
         square = float(direction[:held] @ direction[:held])
         low, high, length = 0.0, np.inf, 1.0
         moved = self._precise(along)
-        for _ in range(12):
+        for _ in range(SEARCHES):
             logits = point.logits + length * along
             value = self.loss.value(logits, single=self.single)
             probabilities = value[1]
@@ -352,52 +396,3 @@ class Descent:
             if not low < length < high:
                 length = (low + min(high, 10 * max(low, 0.1))) / 2
         return None if low == 0 else (point.vector + low * direction, point.logits + low * along, None)
-
-    # -- the start of the next C ---------------------------------------------------------------------------
-
-    def _predicted(self, C: float, recent: list[Point]) -> tuple[FloatArray, FloatArray]:
-        """(vector, logits) of the minimum over the span of the solutions before, by Newton's method."""
-        vectors = _differences([point.vector for point in recent])
-        logits = _differences([point.logits for point in recent])
-        held = self.weights
-        square = np.array([[float(a[:held] @ b[:held]) for b in vectors] for a in vectors])
-        at = np.zeros(len(vectors))
-        at[:2] = 1.0  # on a path of equal steps in log C: as far again as the last step went
-        best, value, length = at, np.inf, 1.0
-        step = np.zeros(len(vectors))
-        for _ in range(10):
-            losses, probabilities = self.loss.value(_mixed(at, logits))
-            found = C * float(losses.sum()) + float(at @ square @ at) / 2
-            if found > value:  # too far: Newton's step is shortened
-                length /= 4
-                at = best + length * step
-                continue
-            best, value, length = at, found, 1.0
-            slope = square @ at + np.array(
-                [C * float(np.vdot(self.loss.residual(probabilities), d)) for d in logits]
-            )
-            bent = [self.loss.bend(probabilities, moved) for moved in logits]
-            bend = C * np.array([[float(np.vdot(a, b)) for b in bent] for a in logits]) + square
-            # Differences shrink with their order: only scaled to one length does their rank show.
-            root = np.sqrt(np.maximum(np.diag(bend), 1e-300))
-            step = -np.linalg.lstsq(bend / np.outer(root, root), slope / root, rcond=1e-8)[0] / root
-            if -float(slope @ step) < 0.1 * self.gap * value:
-                break
-            at = best + step
-        return _mixed(best, vectors), _mixed(best, logits)
-
-
-def _mixed(shares: FloatArray, parts: Sequence[FloatArray]) -> FloatArray:
-    found: FloatArray = shares[0] * parts[0]
-    for share, part in zip(shares[1:], parts[1:], strict=True):
-        found += share * part
-    return found
-
-
-def _differences(points: list[FloatArray]) -> list[FloatArray]:
-    """The last, and the differences of first, second, ... order that end there."""
-    found = [points[-1]]
-    while len(points) > 1:
-        points = [after - before for before, after in pairwise(points)]
-        found.append(points[-1])
-    return found

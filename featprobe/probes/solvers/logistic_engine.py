@@ -14,7 +14,7 @@ from featprobe.probes.solvers import logistic_descent as descent
 from featprobe.probes.solvers.logistic_certificate import Certificate, best_intercept, certificate
 from featprobe.probes.solvers.logistic_curvature import Curvature, Rows, Shelf
 from featprobe.probes.solvers.logistic_descent import Descent
-from featprobe.probes.solvers.logistic_losses import Loss
+from featprobe.probes.solvers.logistic_losses import Loss, Sigmoids
 from featprobe.records import AnyArray, FloatArray
 
 CHUNK: Final = 16 << 20
@@ -161,11 +161,31 @@ def _mend(rows: Rows, task: Task, Cs: Sequence[float], gap: float, walk: Descent
 
 
 def _finish(rows: Rows, task: Task, place: int, C: float, gap: float, curvature: Curvature) -> int:
-    """Bring one solution within `gap` in double precision, or as near as it comes; iterations that it took."""
-    aim, steps, vain = gap / 2, 0, 0
-    found = task.solved[place]
+    """Bring one solution within `gap` in double precision, or as near as it comes; iterations that it took.
+
+    Of several labels each one goes alone: a step length for all of them would suit none.
+    """
+    loss, found = task.loss, task.solved[place]
+    if not isinstance(loss, Sigmoids) or loss.width == 1:
+        task.solved[place], steps = _finished(rows, task, found, C, gap, curvature)
+        return steps
+    parts, steps = found.parts(), 0
+    for row, part in enumerate(parts):
+        if part.relative > gap:
+            alone = Task(loss.only(row), task.scale, task.start)
+            parts[row], taken = _finished(rows, alone, part, C, gap, curvature)
+            steps += taken
+    task.solved[place] = Certificate.joined(parts)
+    return steps
+
+
+def _finished(
+    rows: Rows, task: Task, best: Certificate, C: float, gap: float, curvature: Curvature
+) -> tuple[Certificate, int]:
+    """The best solution that some descents from `best` come to, and their iterations."""
+    aim, steps, vain, found = gap / 2, 0, 0, best
     for _ in range(TRIES):
-        if task.solved[place].relative <= gap:
+        if best.relative <= gap:
             break
         again = _descent(
             rows,
@@ -181,13 +201,13 @@ def _finish(rows: Rows, task: Task, place: int, C: float, gap: float, curvature:
         steps += again.iterations[0]
         # A step may lower the objective and not its gap: from there the next try goes on all the same.
         found, aim = next(judge(rows, task, [C], again.solutions)), aim / 10
-        if found.relative < task.solved[place].relative:
-            task.solved[place], vain = found, 0
+        if found.relative < best.relative:
+            best, vain = found, 0
         elif vain or not again.iterations[0]:
             break
         else:
             vain += 1
-    return steps
+    return best, steps
 
 
 def polish(rows: Rows, task: Task, place: int, C: float, *, gap: float) -> Certificate:

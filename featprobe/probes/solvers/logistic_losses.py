@@ -159,3 +159,7 @@ class Sigmoids:
         """Weight * p * (1 - p)."""
         found: Floats = probabilities * (1 - probabilities) * self._weights(probabilities)
         return found
+
+    def only(self, row: int) -> Sigmoids:
+        """The loss of one label."""
+        return Sigmoids(self.y[:, [row]], self.weights[:, [row]], 1)

@@ -195,11 +195,11 @@ class Search:
         loss = task.loss
         if len(part.labels):
             assert isinstance(loss, Sigmoids)
-            loss = Sigmoids(loss.y[:, [row]], loss.weights[:, [row]], 1)
+            loss = loss.only(row)
         if task.solved:
             found = task.solved[place]
             if len(part.labels):
-                found = Certificate(found.w[[row]], found.b[[row]], found.objective[[row]], found.gap[[row]])
+                found = found.parts()[row]
         else:
             found = self._settled(part, row, place, loss)
         kept = polish(self.rows, Task(loss, task.scale, task.start, [found], [0]), 0, C, gap=FINAL)
