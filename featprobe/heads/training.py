@@ -134,8 +134,19 @@ def _fitted(
         trained=trained,
         seconds=state.seconds,
         checkpoint=store.best_path,
-        notes=tuple(store.notes),
+        notes=(*store.notes, *_unfinished(recipe, state, planned)),
     )
+
+
+def _unfinished(recipe: TrainingRecipe, state: State, planned: int) -> tuple[str, ...]:
+    """What must be said where the epochs ran out before the validation stopped getting better."""
+    if recipe.optimizer == "lbfgs" or state.best_epoch < planned:
+        return ()
+    note = (
+        f"the best of {planned} epochs is the last: {recipe.monitor} was still getting better, so the model may be "
+        f"judged below what it can do; type --epochs {2 * planned}"
+    )
+    return (note,)
 
 
 def _check_model(

@@ -125,7 +125,7 @@ def test_a_run_broken_off_after_an_epoch_ends_in_the_same_weights(tmp_path: Path
     seen: list[Progress] = []
     resumed = fit(tmp_path / "broken", RECIPES[name], on_progress=seen.append)
     assert (seen[0].epoch, seen[0].step) == (2, 1)
-    assert resumed.notes == ("resumed after epoch 1 of 3",)
+    assert resumed.notes[0] == "resumed after epoch 1 of 3"
     assert_same_end(resumed, unbroken)
 
 
@@ -148,7 +148,7 @@ def test_kill_9_after_an_epoch_ends_in_the_same_weights(tmp_path: Path) -> None:
     program = [sys.executable, __file__, str(tmp_path / "killed"), threads]
     assert subprocess.run(program, check=False, env=environment).returncode == -signal.SIGKILL
     resumed = fit(tmp_path / "killed")
-    assert resumed.notes == ("resumed after epoch 1 of 3",)
+    assert resumed.notes[0] == "resumed after epoch 1 of 3"
     assert_same_end(resumed, unbroken)
 
 

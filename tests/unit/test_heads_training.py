@@ -196,6 +196,7 @@ def test_early_stopping_keeps_the_best_epoch_and_not_the_last(tmp_path: Path) ->
     fitted = fit(tmp_path, train=noise, val=Toy(30, strength=0.0, seed=1), epochs=30, patience=3, lr=1e-2)
     losses = [row["val_loss"] for row in fitted.history]
     assert fitted.stopped_early
+    assert fitted.notes == ()
     assert fitted.best_epoch == int(np.argmin(losses)) + 1 == len(losses) - 3
     logits = run_batches(fitted.model, Toy(30, strength=0.0, seed=1), CPU, precision="fp32", batch_size=16)
     loss = nn.functional.cross_entropy(logits.double(), torch.from_numpy(Toy(30).labels)).item()
@@ -209,6 +210,13 @@ def test_monitor_chooses_the_epoch(tmp_path: Path) -> None:
     fitted = fit(tmp_path, mode="head", monitor="val_balanced_accuracy", epochs=8, lr=1e-2)
     values = [row["val_balanced_accuracy"] for row in fitted.history]
     assert fitted.best_epoch == int(np.argmax(values)) + 1
+
+
+def test_epochs_that_ran_out_while_it_got_better_are_said(tmp_path: Path) -> None:
+    fitted = fit(tmp_path, mode="head", epochs=2, lr=1e-4)
+    assert fitted.best_epoch == 2
+    assert "the best of 2 epochs is the last" in fitted.notes[0]
+    assert fitted.notes[0].endswith("type --epochs 4")
 
 
 def test_same_seed_same_weights_whatever_the_global_generator_does(tmp_path: Path) -> None:
