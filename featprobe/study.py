@@ -34,7 +34,7 @@ def run(path: Path, out: Path | None = None, cache: Path | None = None, dry_run:
     with every study unless `canaries = false` stands in `[study]` or in a section. Paths of data and
     weights are relative to the folder where the command is typed. `out` and `cache` win over the file. With `dry_run`
     nothing is computed: every stage is printed with what it needs and, where that is missing (exit status 1), how to
-    get it; `[study.get]` says so by data set or backbone.
+    get it; `[study.get]` says so by data set or backbone. Probes that what is cached has too few rows for are named.
     Raises ConfigError for a file that is missing, no TOML, or has an unknown section or key.
     """
     document = _read(path)
@@ -83,8 +83,23 @@ def _preview(plan: Sequence[tuple[str, Any]], about: Mapping[str, Any]) -> int:
     for line in told(found):
         print(line)
     missing = sum(bool(need.missing) for need in found)
+    refused = _refused(plan)
+    for line in refused:
+        print(line)
     print(f"{missing} of {len(found)} data sets and weights are missing" if missing else "everything is here")
-    return 1 if missing else 0
+    return 1 if missing or refused else 0
+
+
+def _refused(plan: Sequence[tuple[str, Any]]) -> list[str]:
+    """What is said of probes that what is cached already has too few rows for."""
+    from featprobe.stages.probe import refusal
+
+    found = []
+    for number, (name, config) in enumerate(plan, start=1):
+        if name == "probe" and config.cache.is_dir():
+            words = refusal(config)
+            found += [f"REFUSED: {number}. {name}: {words}"] * bool(words)
+    return found
 
 
 def demo(out: Path, cache: Path) -> int:

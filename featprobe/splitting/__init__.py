@@ -10,7 +10,7 @@ from featprobe.splitting.gate import drop_leaks, gate
 from featprobe.splitting.leaks import LEAK_KINDS, Leak, find_leaks
 from featprobe.splitting.near import NEAR_DISTANCE, NearCopies, near_copies, with_twins
 from featprobe.splitting.plans import Fold, SplitPlan, plan
-from featprobe.splitting.subsets import subset
+from featprobe.splitting.subsets import smallest_fraction, subset
 from featprobe.splitting.transfers import transfer
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "inner_folds",
     "near_copies",
     "plan",
+    "smallest_fraction",
     "subset",
     "transfer",
     "with_twins",

@@ -146,8 +146,28 @@ def _need_enough(ordered: Part, line: Queue, fraction: float) -> None:
     )
 
 
+def smallest_fraction(samples: Samples, rows: IntArray, *, groups: int, seed: int) -> float:
+    """The smallest fraction, in steps of 0.0001, from which `subset` draws `groups` units of every class of `rows`.
+
+    Of every label in both states; of a number so many units in all. 1 where there are not so many.
+    """
+    part = Part.of(samples).take(rows)
+    _, ordered = part.take(part.apart()[0]).by_id()
+    line, aspects = queue(ordered, seed), Aspects.of(ordered.samples)
+    pairs = aspects.units(line.of_row)
+    pairs["entry"] = line.entry[pairs["unit"].to_numpy()]
+    whose = [own["entry"].to_numpy() for _, own in pairs.groupby("what")] if len(aspects) else [line.entry]
+    reached = [np.sort(own)[groups - 1] if len(own) >= groups else 1.0 for own in whose]
+    return _upwards(max(reached, default=1.0))
+
+
+def _upwards(entry: float) -> float:
+    """A fraction at which a unit with this entry is drawn, in as few digits as can be typed."""
+    return float(min(1.0, np.ceil(entry * 10_000) / 10_000))
+
+
 def _too_small(fraction: float, what: str, works: float, least: int) -> SplitError:
-    smallest = min(1.0, np.ceil(works * 10_000) / 10_000)
+    smallest = _upwards(works)
     return SplitError(
         f"--fraction {fraction:g} {what}",
         f"at least {least} must be drawn; the smallest fraction that works here is {smallest:g}",

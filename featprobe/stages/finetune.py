@@ -43,6 +43,7 @@ from featprobe.stages.summary import Summary
 from featprobe.stages.training import Outcome, Subject, Unit, train_unit_fold
 from featprobe.stages.training_costs import costs
 from featprobe.stages.training_recipes import check_settings, protocol_of, recipe_of, variant_of
+from featprobe.stages.training_rows import amounts_of, need_trainable
 
 if TYPE_CHECKING:
     import torch
@@ -76,9 +77,13 @@ def finetune(config: FinetuneConfig) -> Summary:
     recipes, data = {}, {}
     for source in sources:
         shelf, samples = _decoded(source, config, intensity)
-        for seed in seeds(config):
+        subjects = {
+            seed: _subject(source, shelf, samples, dataclasses.replace(config, seed=seed))
+            for seed in seeds(config)
+        }
+        need_trainable(config, [(seed, subject.question) for seed, subject in subjects.items()])
+        for seed, subject in subjects.items():
             own = dataclasses.replace(config, seed=seed)
-            subject = _subject(source, shelf, samples, own)
             if seed == config.seed:
                 announce(subject.question)
                 for note in protocol_of(config).sentences():
@@ -100,9 +105,13 @@ def finetune(config: FinetuneConfig) -> Summary:
 
 
 def _refuse_early(source: Source, config: FinetuneConfig) -> None:
-    """The gate needs no pixels for most leaks: such a data set is refused before it is decoded."""
+    """The gate needs no pixels for most leaks, amounts of labels none: such a data set is refused before it is decoded."""
     try:
-        question(source.name, source.samples, config)
+        asked = [
+            (seed, question(source.name, source.samples, dataclasses.replace(config, seed=seed)))
+            for seed in seeds(config)
+        ]
+        need_trainable(config, asked)
     except LeakError as error:
         more = "equal pixels and near copies are looked for after decoding, see featprobe inspect"
         raise LeakError(error.wrong, f"{error.known}; {more}", error.next_step) from None
@@ -200,11 +209,10 @@ def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> Iterat
     # Positions are fitted to the size before the optimiser is given them.
     backbone.set_image_size(rule.image_size)
     initial = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")
-    amounts = [(1.0, shots) for shots in config.shots] or [(fraction, 0) for fraction in config.fraction]
     for mode in config.mode:
         for pooling in _poolings(config, backbone, run.backbone):
             recipe = recipe_of(config, mode, pooling)
-            for fraction, shots in amounts:
+            for fraction, shots in amounts_of(config):
                 key = RunKey(
                     dataset=subject.source.name,
                     backbone=backbone.name,

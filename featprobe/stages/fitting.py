@@ -93,16 +93,42 @@ class Work:
     recalibration: Recalibration | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The rows that one fold of a unit learns from, by what they are for.
+
+    `learn`: positions in the view's rows; all others positions in `learn`, as `Work` names them.
+    """
+
+    learn: IntArray
+    selection: Parts
+    calibration: Parts
+    moving: Parts
+    recalibration: Recalibration | None
+
+
+def rows_of(unit: Unit, number: int) -> Rows:
+    """The rows of fold `number`; SplitError or ProbeError where they can't be drawn as the unit asks."""
+    samples, key = unit.view.samples, unit.key
+    learn, selection = parts_of(unit.protocol, samples, unit.view.folds[number], key)
+    # Platt scaling wants rows that the scores were not fitted to; a published rule has no use for them.
+    own = unit.protocol.draw.kind == "folds" and key.shots != 1
+    moves = is_variant(key, MOVED)
+    inner: Parts = []
+    if own or moves:
+        # Several parts are the inner folds already.
+        several = len(selection) > 1
+        inner = selection if several else splitting.inner_folds(samples, learn, folds=5, seed=key.seed)
+    calibration, moving = inner if own else selection, inner if moves else []
+    return Rows(learn, selection, calibration, moving, planned(key, samples, learn))
+
+
 def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
     """Fold `number` of a unit; `read` gives a table's embeddings."""
     view, key = unit.view, unit.key
     fold, samples = view.folds[number], view.samples
-    learn, selection = parts_of(unit.protocol, samples, fold, key)
-    # Platt scaling wants rows that the scores were not fitted to; a published rule has no use for them.
-    own = unit.protocol.draw.kind == "folds" and key.shots != 1
-    moves = is_variant(key, MOVED)
-    inner = splitting.inner_folds(samples, learn, folds=5, seed=key.seed) if own or moves else []
-    calibration = inner if own else selection
+    rows = rows_of(unit, number)
+    learn = rows.learn
     labels = samples.label[learn]
     if key.mode == SHUFFLED:
         labels = shuffled(labels, samples.units()[learn], key.seed)
@@ -122,15 +148,15 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work:
         X_test={name: X[fold.test] for name, X in embeddings.items()},
         label_names=samples.label_names,
         task=samples.task,
-        selection=selection,
-        calibration=calibration,
+        selection=rows.selection,
+        calibration=rows.calibration,
         seed=key.seed,
         shots=key.shots,
         few=few_labels(key),
         groups=len(np.unique(samples.units()[learn])),
         balanced=is_variant(key, BALANCED),
-        moving=inner if moves else [],
-        recalibration=planned(key, samples, learn),
+        moving=rows.moving,
+        recalibration=rows.recalibration,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from featprobe import cases, fusion, probes, splitting
+from featprobe import cases, fusion, probes
 from featprobe.config import ProbeConfig
 from featprobe.errors import CacheError, ConfigError
 from featprobe.protocols import Facts
@@ -16,7 +16,7 @@ from featprobe.records import AnyArray, FloatArray, IntArray, RunKey, sha256_jso
 from featprobe.registry import PROBES
 from featprobe.stages import fitting
 from featprobe.stages.evaluation import Question
-from featprobe.stages.fitting import Outcome, Unit, Work, few_labels, parts_of, shuffled
+from featprobe.stages.fitting import Outcome, Unit, Work, few_labels, shuffled
 from featprobe.stages.fusible import Group, candidates, groups
 from featprobe.stages.protocols import Ask
 from featprobe.stages.systems import FUSED, SHUFFLED
@@ -188,7 +188,8 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work 
         return fitting.work_of(unit, number, read)
     view, key = unit.view, unit.key
     fold, samples = view.folds[number], view.samples
-    learn, selection = parts_of(unit.protocol, samples, fold, key)
+    rows = fitting.rows_of(unit, number)
+    learn = rows.learn
     tables = _tables(unit, learn, read)
     labels = samples.label[learn]
     if key.mode == SHUFFLED:
@@ -211,8 +212,8 @@ def work_of(unit: Unit, number: int, read: Callable[[Table], AnyArray]) -> Work 
         y=labels,
         label_names=samples.label_names,
         task=samples.task,
-        selection=selection,
-        calibration=splitting.inner_folds(samples, learn, folds=5, seed=key.seed),
+        selection=rows.selection,
+        calibration=rows.calibration,
         seed=key.seed,
         rule=rule,
         groups=len(np.unique(samples.units()[learn])),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from featprobe import health, shortcuts
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
+from featprobe.errors import CacheError, FeatprobeError
 from featprobe.records import AnyArray, Predictions, RunKey
 from featprobe.results import Batch, ResultsFolder
 from featprobe.stages.calibrating import need_calibratable, varied
@@ -28,6 +31,7 @@ from featprobe.stages.evaluation import (
     title,
     with_fold,
 )
+from featprobe.stages.feasible import need_rows
 from featprobe.stages.fitting import Outcome, Unit
 from featprobe.stages.fusing import fit, fused_units, work_of
 from featprobe.stages.machine import need_writable
@@ -40,7 +44,7 @@ from featprobe.stages.tables import Material, Table, materials
 from featprobe.stages.variants import need_possible, variants
 from featprobe.stages.views import View, views
 
-__all__ = ["Unit", "probe"]
+__all__ = ["Unit", "probe", "refusal"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,20 +62,16 @@ def probe(config: ProbeConfig) -> Summary:
     Returns the number of models computed and reused. Raises CacheError where the cache holds nothing that
     fits or an extraction is unfinished, LeakError at the gate, SplitError, ProbeError, OutputError.
     """
-    need_calibratable(config, protocols_of(config))
-    need_possible(config)
     cache = Cache(config.cache)
-    chosen = materials(cache, config)
     need_writable(config.out)
     folder = ResultsFolder(config.out)
-    # Every contradiction between protocols and data ends here, before anything is split or fitted.
-    asked = [(material, asks(config, material)) for material in chosen]
-    units = [unit for material, wanted in asked for unit in _units(config, material, wanted)]
+    units = _planned(config, cache)
     todo = [
         unit
         for unit in units
         if not stored(folder, unit.hash, unit.key, *(table.recipe for table in unit.tables))
     ]
+    need_rows(todo)
     _fit_all(cache, config, folder, todo)
     remember(
         folder,
@@ -87,6 +87,29 @@ def probe(config: ProbeConfig) -> Summary:
         f"probe: {len(todo)} computed, {len(units) - len(todo)} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
     )
     return Summary(len(todo), len(units) - len(todo), (config.out / "results.csv",))
+
+
+def refusal(config: ProbeConfig) -> str:
+    """Why `probe` would refuse `config`, "" where it would not; nothing is fitted.
+
+    What the cache lacks is no refusal: an extraction may bring it.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            need_rows(_planned(config, Cache(config.cache)))
+    except CacheError:
+        return ""
+    except FeatprobeError as error:
+        return str(error)
+    return ""
+
+
+def _planned(config: ProbeConfig, cache: Cache) -> list[Unit]:
+    """Everything that is asked for; every contradiction between flags, protocols and data ends here."""
+    need_calibratable(config, protocols_of(config))
+    need_possible(config)
+    asked = [(material, asks(config, material)) for material in materials(cache, config)]
+    return [unit for material, wanted in asked for unit in _units(config, material, wanted)]
 
 
 def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> Iterator[Unit]:

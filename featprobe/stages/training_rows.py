@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from featprobe import splitting
+from featprobe.config import FinetuneConfig
 from featprobe.protocols import ProbeProtocol
 from featprobe.records import IntArray, RunKey, Samples
+from featprobe.registry import PROTOCOLS
 from featprobe.splitting import Fold
+from featprobe.stages.evaluation import Question
+from featprobe.stages.feasible import Draw, need_draws, need_two_classes
 from featprobe.stages.fitting import parts_of
 
 
@@ -28,3 +34,32 @@ def rows_of(protocol: ProbeProtocol, samples: Samples, fold: Fold, key: RunKey) 
     if not np.array_equal(fit, held):
         return learn[fit], learn[held]
     return splitting.holdout(samples, learn, fraction=0.2, seed=key.seed)
+
+
+def amounts_of(config: FinetuneConfig) -> list[tuple[float, int]]:
+    """(fraction, shots) of every amount of labels that is asked for."""
+    return [(1.0, shots) for shots in config.shots] or [(fraction, 0) for fraction in config.fraction]
+
+
+def need_trainable(config: FinetuneConfig, asked: Sequence[tuple[int, Question]]) -> None:
+    """Refuse amounts of labels that can't be drawn in a fold of `asked`, (seed, question) of one data set each.
+
+    Nothing is trained. Raises SplitError or ProbeError that names data set, fold, amount, seed, class and groups.
+    """
+    protocol = PROTOCOLS.get(config.protocol)
+    draws = []
+    for seed, subject in asked:
+        about = dict.fromkeys(("backbone", "weights", "mode", "pooling", "preprocessing", "probe"), "")
+        plain = RunKey(dataset=subject.name, seed=seed, fingerprint="", **about)
+        for fraction, shots in amounts_of(config):
+            key = dataclasses.replace(plain, fraction=fraction, shots=shots)
+            for fold in subject.plan.folds:
+                attempt = functools.partial(_attempt, protocol, subject.samples, fold, key)
+                pool = np.concatenate([fold.train, fold.val])
+                draws.append(Draw(subject.samples, pool, fold.name, key, 1, attempt))
+    need_draws(draws)
+
+
+def _attempt(protocol: ProbeProtocol, samples: Samples, fold: Fold, key: RunKey) -> None:
+    learn, _ = rows_of(protocol, samples, fold, key)
+    need_two_classes(samples, learn)

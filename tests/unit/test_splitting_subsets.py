@@ -7,7 +7,7 @@ import pytest
 
 from featprobe.errors import ConfigError, SplitError
 from featprobe.records import Samples
-from featprobe.splitting import subset
+from featprobe.splitting import smallest_fraction, subset
 
 
 def grouped(per_class, images=2, **given):
@@ -129,3 +129,40 @@ class TestShots:
         base = Samples.build(path=["x", "y"], label=label, label_names=("a",), task=task)
         with pytest.raises(SplitError, match=f"the target is {told}"):
             drawn(base, shots=1)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_smallest_fraction_is_where_so_many_groups_of_every_class_are_drawn(groups, seed):
+    base = grouped([60, 9, 4])
+    rows = np.arange(len(base))
+    works = smallest_fraction(base, rows, groups=groups, seed=seed)
+
+    def fewest(fraction):
+        try:
+            some = drawn(base, fraction=fraction, seed=seed)
+        except SplitError:
+            return 0
+        return min(len(np.unique(base.group[some[base.label[some] == c]])) for c in range(3))
+
+    assert fewest(works) >= groups
+    assert fewest(works - 2e-4) < groups
+    assert smallest_fraction(base, rows, groups=5, seed=seed) == 1, "the third class has 4"
+
+
+def test_the_smallest_fraction_of_labels_and_numbers():
+    rows = np.arange(40)
+    several = Samples.build(
+        path=[str(row) for row in rows],
+        label=np.array([rows % 2, rows % 10 == 0]).T,
+        label_names=("often", "rare"),
+        task="multilabel",
+    )
+    works = smallest_fraction(several, rows, groups=2, seed=0)
+    kept = several.label[subset(several, rows, fraction=works, seed=0)]
+    assert min(kept.sum(axis=0).min(), (1 - kept).sum(axis=0).min()) == 2
+    number = Samples.build(
+        path=[str(row) for row in rows], label=rows / 7, label_names=("size",), task="continuous"
+    )
+    works = smallest_fraction(number, rows, groups=3, seed=0)
+    assert len(subset(number, rows, fraction=works, seed=0)) == 3
