@@ -11,6 +11,7 @@ import numpy as np
 
 from featprobe import splitting
 from featprobe.errors import ProbeError, SplitError
+from featprobe.protocols import Facts
 from featprobe.records import IntArray, RunKey, Samples
 from featprobe.registry import PROBES
 from featprobe.stages.calibrating import method_of
@@ -95,10 +96,12 @@ def need_two_classes(samples: Samples, rows: IntArray) -> None:
 def _need_neighbours(unit: Unit, rows: Rows) -> None:
     """ProbeError where there are fewer rows than the fewest neighbours that are tried."""
     probe = PROBES.get(unit.key.probe) if unit.key.probe in PROBES.names() else None
-    if getattr(probe, "parameter", "") != "k" or unit.protocol.grid_of is not None:
+    if getattr(probe, "parameter", "") != "k":
         return
-    least = int(min(unit.protocol.grid or probe.grid))
-    there = min(len(fit) for fit, _ in rows.selection)
+    rule, there = unit.protocol, min(len(fit) for fit, _ in rows.selection)
+    classes = len(unit.view.samples.label_names)
+    facts = Facts(rows=there, columns=1, classes=classes, shots=unit.key.shots)  # k follows from no column
+    least = int(min((rule.grid_of(facts) if rule.grid_of else rule.grid) or probe.grid))
     if there < least:
         raise ProbeError(
             f"{there} rows to look for {least} nearest neighbours in",

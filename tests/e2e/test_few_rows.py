@@ -45,8 +45,12 @@ def test_a_study_of_fractions_is_refused_before_its_first_fit(
             "--fraction 0.01: leaves too little: class 'malignant' has 0 groups; it takes 2",
         ),
         (
-            ("--protocol", "dinov2-knn", "--pooling", "cls", "--fraction", "0.35"),
-            "rows to look for 10 nearest",
+            ("--protocol", "dinov2-knn", "--pooling", "cls", "--shots", "3"),
+            "--shots 3: 10% of 6 training rows can't be held out",
+        ),
+        (
+            ("--protocol", "medmnistplus-knn", "--pooling", "cls", "--shots", "3"),
+            "--shots 3: 6 rows to look for 11 nearest neighbours in",
         ),
     ):
         refused = quick_featprobe("probe", "--cache", "cache", "--out", "out", *flags)
