@@ -292,6 +292,9 @@ class ProbeConfig(LabelOptions, EvaluationOptions):
     models: bool = option(
         False, "also save each probe, fitted on all labelled images, to OUT/models for featprobe predict"
     )
+    watts: float | None = option(
+        None, "power of one CPU thread for the energy estimate (default: 10 W)", metavar="W", least=0
+    )
     jobs: int | None = option(None, "models fitted at a time (default: all cores)", metavar="N", least=1)
 
 

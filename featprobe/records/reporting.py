@@ -133,8 +133,8 @@ class ReportContent:
     level. `provenance`: command, versions, seeds, hashes, as label -> text. `study`:
     what was run, for the paper pack. `pictures`: dataset -> small pictures of its images, none where they may not be
     shown. `ranks`: systems ranked over several data sets, of each level. `statistics`: see `Statistics`.
-    `costs`: dataset, level, system, seconds, device, peak_memory_bytes, trained_parameters, parameters, energy_wh,
-    energy_basis, one row per system with a recorded cost.
+    `costs`: dataset, level, system, seconds, clock ("CPU" or "wall"), device, extraction_seconds, extraction_device,
+    peak_memory_bytes, trained_parameters, parameters, energy_wh, energy_basis, one row per system with a recorded cost.
     """
 
     title: str

@@ -17,6 +17,7 @@ from featprobe.records import AnyArray, FloatArray, IntArray, RunKey, Samples
 from featprobe.splitting import Fold
 from featprobe.stages.calibrating import Recalibration, planned, recalibrated
 from featprobe.stages.evaluation import Question
+from featprobe.stages.fit_costs import FitCost, trained_parameters
 from featprobe.stages.moving import moved_thresholds
 from featprobe.stages.systems import SHUFFLED
 from featprobe.stages.tables import Table
@@ -54,7 +55,8 @@ class Outcome:
     """What one fold of a unit came to.
 
     `n_train`: rows that the kept model was fitted to; `groups`: that were learnt from, those to choose on among them.
-    `thresholds`: where decisions are moved.
+    `thresholds`: where decisions are moved. `trained`: parameters of the kept model, None where it does not show them;
+    `cost`: what all that took.
     """
 
     y_score: FloatArray
@@ -63,6 +65,8 @@ class Outcome:
     notes: tuple[str, ...]
     groups: int = 0
     thresholds: FloatArray | None = None
+    trained: int | None = None
+    cost: FitCost | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -285,7 +289,9 @@ def _probe(work: Work) -> Outcome:
         chosen |= {
             f"threshold of {name}": cut for name, cut in zip(work.label_names, cuts.tolist(), strict=True)
         }
-    return Outcome(fitted.predict(X_test), _kept(work), chosen, tuple(fitted.notes), work.groups, cuts)
+    trained = trained_parameters(fitted)
+    notes = tuple(fitted.notes)
+    return Outcome(fitted.predict(X_test), _kept(work), chosen, notes, work.groups, cuts, trained)
 
 
 def _trained(work: Work) -> Outcome:
@@ -296,7 +302,8 @@ def _trained(work: Work) -> Outcome:
     trained = work.protocol.trainer(X, codes.astype(np.int64), work.selection[0], work.few, work.seed)
     result = np.zeros((len(work.X_test[key]), len(work.label_names)))
     result[:, classes] = trained.model.predict(work.X_test[key])
-    return Outcome(result, _kept(work), dict(trained.chosen), trained.notes, work.groups)
+    count = trained_parameters(trained.model)
+    return Outcome(result, _kept(work), dict(trained.chosen), trained.notes, work.groups, trained=count)
 
 
 def _head(work: Work) -> Outcome:
@@ -320,6 +327,7 @@ def _head(work: Work) -> Outcome:
             seed=work.seed,
         )
         y_score, notes = fitted.predict(work.X_test), tuple(fitted.notes)
-        return Outcome(y_score, _kept(work), dict(fitted.chosen), notes, work.groups)
+        count = trained_parameters(fitted)
+        return Outcome(y_score, _kept(work), dict(fitted.chosen), notes, work.groups, trained=count)
     finally:
         torch.set_num_threads(threads)

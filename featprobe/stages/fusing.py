@@ -16,6 +16,7 @@ from featprobe.records import AnyArray, FloatArray, IntArray, RunKey, sha256_jso
 from featprobe.registry import PROBES
 from featprobe.stages import fitting
 from featprobe.stages.evaluation import Question
+from featprobe.stages.fit_costs import FitCost, spending, trained_parameters
 from featprobe.stages.fitting import Outcome, Unit, Work, few_labels, shuffled
 from featprobe.stages.fusible import Group, candidates, groups
 from featprobe.stages.protocols import Ask
@@ -240,7 +241,15 @@ def _tables(unit: FusedUnit, learn: IntArray, read: Callable[[Table], AnyArray])
 
 
 def fit(work: Work | FusedWork) -> Outcome:
-    """Fit, choose and judge one fold, fused or not."""
+    """Fit, choose and judge one fold, fused or not, and measure what that takes."""
+    if isinstance(work, Work) and work.protocol.head:
+        import featprobe.heads.cached.fitting  # noqa: F401 - the time that torch takes to load is none of the fit's
+    with spending() as spent:
+        outcome = _fit(work)
+    return dataclasses.replace(outcome, cost=FitCost(spent.seconds, spent.peak, outcome.trained))
+
+
+def _fit(work: Work | FusedWork) -> Outcome:
     if not isinstance(work, FusedWork):
         return fitting.fit(work)
     training = fusion.Training(
@@ -254,7 +263,8 @@ def fit(work: Work | FusedWork) -> Outcome:
     )
     fused = fusion.fuse(work.method, work.views, training)
     y_score, notes = fused.predict(work.tests), tuple(fused.notes)
-    return Outcome(y_score, len(work.y), dict(fused.chosen), notes, work.groups)
+    count = trained_parameters(fused)
+    return Outcome(y_score, len(work.y), dict(fused.chosen), notes, work.groups, trained=count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,25 @@ if TYPE_CHECKING:
     import torch
 
     from featprobe.stages.extract import Job
+
+
+@dataclass(slots=True)
+class Forward:
+    """Wall time of one backbone's forward passes, decoding not included, and how many images passed."""
+
+    seconds: float = 0.0
+    images: int = 0
+
+    def add(self, seconds: float, images: int) -> None:
+        """One batch."""
+        self.seconds += seconds
+        self.images += images
+
+    def recorded(self) -> dict[str, Any]:
+        """For the environment of a cache file; nothing where every row was taken over."""
+        if not self.images:
+            return {}
+        return {"forward_seconds": round(self.seconds, 6), "forward_images": self.images}
 
 
 def grouped(pending: Sequence[tuple[Job, Writer]]) -> list[list[tuple[Job, Writer]]]:
@@ -52,20 +72,18 @@ def run_pass(
         job.backbone.to(device)
     began = time.perf_counter()
     stream = loading.batches(source.dataset, np.arange(start, total), rules, batch_size=size, workers=workers)
+    spent = [Forward() for _ in group]
     with tqdm(total=total, initial=start, unit="img", desc=source.name, disable=None) as bar:
         for number, batch in enumerate(stream):
             consumed = min(total, start + (number + 1) * size)
-            for job, writer in group:
+            for (job, writer), forward in zip(group, spent, strict=True):
                 images = {view: batch.images[rules.index(rule)] for view, rule in job.views.items()}
-                _append(config, job, writer, batch, images, donated[job.path], consumed, device)
+                _append(config, job, writer, batch, images, donated[job.path], consumed, device, forward)
             bar.update(len(batch.rows) + len(batch.quarantined))
     seconds = time.perf_counter() - began
-    for job, writer in group:
-        path = writer.finish(
-            environment(
-                device, batch_size=size, workers=workers, seconds=round(seconds, 3), **job.whereabouts
-            )
-        )
+    for (job, writer), forward in zip(group, spent, strict=True):
+        about = {"batch_size": size, "workers": workers, "seconds": round(seconds, 3), **forward.recorded()}
+        path = writer.finish(environment(device, **about, **job.whereabouts))
         _report_quarantine(cache, source.name, path)
         rate = (total - start) / max(seconds, 1e-9)
         print(
@@ -96,10 +114,12 @@ def _append(
     donated: Mapping[str, Mapping[str, Any]],
     consumed: int,
     device: torch.device,
+    forward: Forward,
 ) -> None:
     """Embed what no earlier file of the same recipe holds, take over the rest, and commit the batch."""
     hashes = job.source.samples.sha256[batch.rows]
     missing = np.flatnonzero([str(value) not in donated for value in hashes])
+    began = time.perf_counter()
     fresh = embed(
         job.backbone,
         {view: batch_of[missing] for view, batch_of in images.items()},
@@ -108,6 +128,7 @@ def _append(
         precision=config.precision,
         device=device,
     )
+    forward.add(time.perf_counter() - began, len(missing))
     embeddings = {}
     for pooling in writer.poolings:
         table = np.empty((len(batch.rows), *fresh[pooling].shape[1:]), dtype=job.recipe.storage)

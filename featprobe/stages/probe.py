@@ -32,6 +32,7 @@ from featprobe.stages.evaluation import (
     with_fold,
 )
 from featprobe.stages.feasible import need_rows
+from featprobe.stages.fit_costs import fit_costs
 from featprobe.stages.fitting import Outcome, Unit
 from featprobe.stages.fusing import fit, fused_units, work_of
 from featprobe.stages.machine import need_writable
@@ -292,6 +293,7 @@ def _store(
                 fold.name: outcome.groups for fold, outcome in zip(folds, outcomes, strict=True)
             },
             "chosen": {fold.name: outcome.chosen for fold, outcome in zip(folds, outcomes, strict=True)},
+            "costs": fit_costs([o.cost for o in outcomes if o.cost], unit.tables, config.watts),
             "dataset_notes": about,
             "health": list(remarks.health),
             **({"signature": remarks.signature} if remarks.signature else {}),

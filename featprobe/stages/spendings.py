@@ -11,7 +11,10 @@ from featprobe.records import KEY_COLUMNS
 
 COSTS: Final = (
     "seconds",
+    "clock",
     "device",
+    "extraction_seconds",
+    "extraction_device",
     "peak_memory_bytes",
     "trained_parameters",
     "parameters",

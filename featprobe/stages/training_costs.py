@@ -53,10 +53,11 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     try:
         yield found
     finally:
-        found.bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident()
+        found.bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_peak()
 
 
-def _resident() -> int:
+def resident_peak() -> int:
+    """The most resident memory of this process in bytes, since that was last reset."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -70,11 +71,12 @@ def costs(folds: Sequence[Cost], device: torch.device, watts: float | None) -> d
     used, basis = power(device) if watts is None else (watts, f"{watts:g} W as given with --watts")
     return {
         "seconds": round(seconds, 3),
+        "clock": "wall",
         "device": device.type,
         "peak_memory_bytes": max(fold.peak for fold in folds),
         "trained_parameters": folds[0].trained,
         "parameters": folds[0].whole,
-        "energy_wh": None if used is None else round(seconds * used / 3600, 3),
+        "energy_wh": None if used is None else round(seconds * used / 3600, 6),
         "energy_basis": f"an estimate, no measurement: seconds times {basis}" if used is not None else basis,
     }
 

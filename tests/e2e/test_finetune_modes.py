@@ -73,6 +73,15 @@ def test_fractions_are_the_probes_own_rows(quick_featprobe, manifest: Path, tmp_
     sizes = folds.pivot_table(index=["fraction", "fold"], columns="mode", values="n_train", aggfunc="first")
     assert (sizes["head"] == sizes["frozen"]).all()
     assert len(sizes) == 4
+    # What both cost stands in the same fields; a linear head and a logistic probe of two classes differ by one row.
+    costs = {
+        (info["key"]["mode"], info["key"]["fraction"]): info["costs"] for info in units(tmp_path / "out")
+    }
+    assert set(costs["frozen", 1]) == set(costs["head", 1]) | {"extraction_seconds", "extraction_device"}
+    assert (costs["frozen", 0.5]["trained_parameters"], costs["head", 0.5]["trained_parameters"]) == (65, 130)
+    assert costs["frozen", 1]["seconds"] > 0
+    assert costs["frozen", 1]["extraction_seconds"] > 0
+    assert costs["frozen", 1]["extraction_device"] == "cpu"
     done = quick_featprobe("finetune", "--data", manifest, *TINY, "--shots", "2", "--fraction", "0.5")
     assert done.returncode == 2
     assert "--shots and --fraction are both given" in done.stderr
