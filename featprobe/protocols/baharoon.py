@@ -38,6 +38,7 @@ PROTOCOLS.register("baharoon-linear")(
         inputs=("cls+mean", "cls", "last4/cls+mean", "last4/cls"),
         searched=True,
         instead=("gap",),
+        metrics=("auroc", "macro_auroc"),
         differs=(
             "where the data bring no validation part, a random 10 % of the training rows (seed 0) takes its place",
             "as published, a convolutional network has one input and 4 heads, where a transformer has 16",
@@ -61,6 +62,7 @@ PROTOCOLS.register("baharoon-mlknn")(
         pick="best",
         options={"metric": "cosine", "vote": "mlknn"},
         inputs=("cls", "gap"),
+        metrics=("macro_auroc",),
         differs=(
             (
                 "the publication reports every k on the test set; ours takes the one with the best log loss on the "

@@ -115,7 +115,8 @@ class ProbeProtocol:
     protocol's own, reported as `trained`. `scale`, `grid` (or `grid_of` the facts), `score`, `pick`, `refit`,
     `options`: as in `featprobe.probes.Rule`. `draw`: the rows to choose on. `inputs`: keys of the cache that it
     takes, the first that is there (): any; `searched`: all of them at once, and `instead` those that stand for them
-    where a backbone has no class token. `differs`: what ours does otherwise than the publication. `revision`: to be
+    where a backbone has no class token. `metrics`: those that the publication reports, as far as they judge a target.
+    `differs`: what ours does otherwise than the publication. `revision`: to be
     raised when a trainer's numbers change.
     """
 
@@ -139,6 +140,7 @@ class ProbeProtocol:
     inputs: tuple[str, ...] = ()
     searched: bool = False
     instead: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     revision: int = 1
 
@@ -169,12 +171,19 @@ class ProbeProtocol:
         values = {name: getattr(self, name) for name in (*names, "inputs", "searched", "instead", "revision")}
         draw = {name: getattr(self.draw, name) for name in Draw.__slots__}
         grids = [self.grid_of(facts) for facts in REFERENCE] if self.grid_of else []
+        if self.metrics:  # without them the hash is that of earlier versions
+            values["metrics"] = self.metrics
         return sha256_json({**values, "draw": draw, "options": dict(self.options), "grids": grids})
 
     def sentences(self) -> tuple[str, ...]:
         """What every report must say of it."""
         first = f"protocol {self.name}: {self.describe} ({self.source})"
-        return (first, *(f"protocol {self.name}: {words}" for words in self.differs))
+        reported = f"protocol {self.name}: reported by {', '.join(self.metrics)}"
+        return (
+            first,
+            *[reported] * bool(self.metrics),
+            *(f"protocol {self.name}: {words}" for words in self.differs),
+        )
 
 
 def values(grid: Iterable[float]) -> tuple[float, ...]:

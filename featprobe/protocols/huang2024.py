@@ -19,6 +19,7 @@ PROTOCOLS.register("huang2024")(
         draw=Draw(kind="random", share=0.2, seed=1, largest=True),
         refit=False,
         inputs=("logits", "pre_logits", "gap"),
+        metrics=("accuracy", "weighted_precision", "weighted_recall", "weighted_f1"),
         differs=(
             (
                 "every backbone gets this head; in the publication convolutional networks get one linear layer on their "

@@ -13,6 +13,9 @@ PADDING: Final = (
     "before it pads, so that the input is the published one at 224 alone"
 )
 
+METRICS: Final = ("accuracy", "medmnist_acc", "medmnist_auc")
+"""Accuracy, and MedMNIST's own evaluator (the AUC is the unweighted mean over classes against the rest)."""
+
 PROTOCOLS.register("medmnistplus-knn")(
     ProbeProtocol(
         name="medmnistplus-knn",
@@ -28,6 +31,7 @@ PROTOCOLS.register("medmnistplus-knn")(
         grid=(11.0,),
         options={"metric": "euclidean"},
         inputs=("pre_logits",),
+        metrics=METRICS,
         differs=(PADDING,),
     )
 )
@@ -45,6 +49,7 @@ PROTOCOLS.register("medmnistplus-linear")(
         draw=Draw(kind="random", share=0.1),
         refit=False,
         inputs=("pre_logits",),
+        metrics=METRICS,
         differs=(PADDING,),
     )
 )

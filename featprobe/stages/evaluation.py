@@ -134,20 +134,26 @@ def seeds(config: EvaluationOptions) -> range:
     return range(config.seed, config.seed + config.repeats)
 
 
-def metrics_of(config: EvaluationOptions, task: str) -> tuple[str, ...]:
+def metrics_of(config: EvaluationOptions, task: str, published: Sequence[str] = ()) -> tuple[str, ...]:
     """What is computed of each model: the usual metrics of the target's kind and those that were asked for.
 
-    "all" is every metric that judges it. ConfigError for one that is unknown or does not judge it.
+    Also those that a protocol's publication reports, `published`, as far as they judge it. "all" is every metric that judges it. ConfigError for one that is unknown or does not judge it.
     """
     asked = metrics_for(task) if "all" in config.metrics else config.metrics
     for name in asked:
         need_suitable(name, task, flag="--metrics")
-    return tuple(dict.fromkeys([*default_metrics(task), *asked]))
+    fitting = [name for name in published if name in metrics_for(task)]
+    return tuple(dict.fromkeys([*default_metrics(task), *fitting, *asked]))
 
 
-def judged(predictions: Sequence[Predictions], config: EvaluationOptions) -> list[Estimate]:
-    """Every metric of one model with its interval: per fold and, where there are several, their average."""
-    metrics = metrics_of(config, predictions[0].samples.task)
+def judged(
+    predictions: Sequence[Predictions], config: EvaluationOptions, published: Sequence[str] = ()
+) -> list[Estimate]:
+    """Every metric of one model with its interval: per fold and, where there are several, their average.
+
+    `published`: as in `metrics_of`.
+    """
+    metrics = metrics_of(config, predictions[0].samples.task, published)
     return significance.estimates(predictions, metrics, resamples=config.resamples, seed=config.seed)
 
 

@@ -274,7 +274,8 @@ def _train(
         for fold, outcome in zip(subject.question.plan.folds, outcomes, strict=True)
     ]
     about = _info(config, subject, unit, outcomes, device)
-    folder.add(unit.hash, predictions, judged(predictions, config), about)
+    metrics = PROTOCOLS.get(config.protocol).metrics
+    folder.add(unit.hash, predictions, judged(predictions, config, metrics), about)
 
 
 def _leave_nothing_empty(folder: Path, root: Path) -> None:

@@ -284,7 +284,7 @@ def _store(
     batch.add(
         unit.hash,
         predictions,
-        judged(predictions, dataclasses.replace(config, seed=unit.key.seed)),
+        judged(predictions, dataclasses.replace(config, seed=unit.key.seed), unit.protocol.metrics),
         {
             "key": unit.key.to_dict(),
             "identity": identity(unit.key, *(table.recipe for table in unit.tables)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ from featprobe.metrics import (
     need_suitable,
 )
 from featprobe.records import TASKS, Predictions, RunKey, Samples
-from featprobe.registry import METRICS
+from featprobe.registry import METRICS, PROTOCOLS
 from featprobe.report import wording
 from featprobe.significance import estimates
 
@@ -192,3 +194,14 @@ def test_no_interval_leaves_the_range_of_its_metric():
         if np.isfinite(row.ci_low):
             low, high = METRICS.get(row.metric).bounds(2)
             assert low <= row.ci_low <= row.value <= row.ci_high <= high
+
+
+def test_protocols_report_metrics_that_exist_and_judge_one_of_their_targets():
+    # The rooms do not know each other: a protocol names metrics by their names alone.
+    reporting = {name: member for name, member in PROTOCOLS.items() if member.metrics}
+    assert {"huang2024", "medmnistplus-knn"} <= set(reporting)
+    for name, member in reporting.items():
+        for metric in member.metrics:
+            assert set(METRICS.get(metric).tasks) & set(member.tasks), (name, metric)
+        assert dataclasses.replace(member, metrics=()).sha256 != member.sha256, "results know their metrics"
+        assert any(", ".join(member.metrics) in words for words in member.sentences())

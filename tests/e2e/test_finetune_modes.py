@@ -183,6 +183,19 @@ def test_the_studys_recipe_by_name(quick_featprobe, manifest: Path, tmp_path: Pa
     )
     assert (info["key"]["protocol"], info["key"]["mode"]) == ("huang2024", "huang-frozen")
     assert info["key"]["pooling"] == "pre_logits"
+    # The study's own metrics, without --metrics, in fine-tuning as in probing.
+    published = {"accuracy", "weighted_precision", "weighted_recall", "weighted_f1"}
+    assert quick_featprobe("extract", "--data", manifest, "--cache", "cache", *TINY).returncode == 0
+    probe = ("probe", "--cache", "cache", "--out", "out", "--folds", "2", "--resamples", "50", "--jobs", "1")
+    for protocol in ("huang2024", "medmnistplus-knn"):
+        done = quick_featprobe(*probe, "--pooling", "cls", "--protocol", protocol)
+        assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(tmp_path / "out" / "results.csv")
+    found = rows.groupby(["protocol", "mode"]).metric.agg(set)
+    assert published <= found["huang2024", "huang-frozen"]
+    assert published <= found["huang2024", "frozen"]
+    assert {"accuracy", "medmnist_acc", "medmnist_auc"} <= found["medmnistplus-knn", "frozen"]
+    assert not found["medmnistplus-knn", "frozen"] & {"weighted_f1", "weighted_recall"}
 
 
 def test_an_exported_model_is_plain_timms(quick_featprobe, manifest: Path, tmp_path: Path) -> None:
