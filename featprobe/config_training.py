@@ -133,6 +133,11 @@ class TrainingOptions(Bounded):
     minutes: float | None = option(
         None, "search for so many minutes per fold instead", metavar="M", least=0.001
     )
+    calibrate: str = option(
+        "none",
+        "recalibrate scores, fitted on the validation rows",
+        choices=("none", "temperature", "isotonic"),
+    )
     export: bool = option(False, "also write each trained model to OUT/models, for plain timm")
     tensorboard: bool = option(False, "also write every epoch to OUT/tensorboard")
     watts: float | None = option(

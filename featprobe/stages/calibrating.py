@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from featprobe import probes, splitting, trust
-from featprobe.config import ProbeConfig
+from featprobe.config import FinetuneConfig, ProbeConfig
 from featprobe.errors import ConfigError, SplitError
 from featprobe.probes import FittedProbe, Rule
 from featprobe.protocols import ProbeProtocol
@@ -54,7 +54,7 @@ def need_calibratable(config: ProbeConfig, wanted: Sequence[ProbeProtocol]) -> N
         )
 
 
-def varied(key: RunKey, config: ProbeConfig, task: str) -> RunKey:
+def varied(key: RunKey, config: ProbeConfig | FinetuneConfig, task: str) -> RunKey:
     """`key` with the calibration in its `variant`; a number has no probabilities to calibrate."""
     if config.calibrate == NONE or task == "continuous":
         return key

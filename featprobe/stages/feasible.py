@@ -87,15 +87,17 @@ def _attempt(unit: Unit, number: int) -> None:
 
 def need_two_classes(samples: Samples, rows: IntArray) -> None:
     """ProbeError where `rows`, all that something is fitted to, are of one class."""
-    classes = np.unique(samples.label[rows]) if samples.task in {"classes", "ordinal"} else ()
-    if len(classes) == 1:
+    classes = np.unique(samples.label[rows])
+    if samples.task in {"classes", "ordinal"} and len(classes) == 1:
         known = f"all {len(rows)} rows are of class {samples.label_names[classes[0]]!r}"
         raise ProbeError("two classes are needed to fit", known, "see featprobe inspect --data SPEC")
 
 
 def _need_neighbours(unit: Unit, rows: Rows) -> None:
     """ProbeError where there are fewer rows than the fewest neighbours that are tried."""
-    probe = PROBES.get(unit.key.probe) if unit.key.probe in PROBES.names() else None
+    if unit.key.probe not in PROBES.names():
+        return
+    probe = PROBES.get(unit.key.probe)
     if getattr(probe, "parameter", "") != "k":
         return
     rule, there = unit.protocol, min(len(fit) for fit, _ in rows.selection)

@@ -18,6 +18,7 @@ from featprobe.protocols import need_suitable
 from featprobe.records import DENSE_POOLINGS, Predictions, RunKey, Samples
 from featprobe.registry import PROTOCOLS
 from featprobe.results import ResultsFolder
+from featprobe.stages.calibrating import varied
 from featprobe.stages.evaluation import (
     announce,
     identity,
@@ -41,6 +42,7 @@ from featprobe.stages.sources import (
 )
 from featprobe.stages.summary import Summary
 from featprobe.stages.training import Outcome, Subject, Unit, train_unit_fold
+from featprobe.stages.training_calibrating import stored_as
 from featprobe.stages.training_costs import costs
 from featprobe.stages.training_recipes import check_settings, protocol_of, recipe_of, variant_of
 from featprobe.stages.training_rows import amounts_of, need_trainable
@@ -92,7 +94,9 @@ def finetune(config: FinetuneConfig) -> Summary:
             for run in runs:
                 for unit in _units(own, subject, run):
                     recipes[unit.initial.fingerprint] = unit.initial
-                    if stored(folder, unit.hash, unit.key, unit.initial) and not _lacks_export(own, unit):
+                    if stored(
+                        folder, stored_as(unit.hash, unit.key), unit.key, unit.initial
+                    ) and not _lacks_export(own, unit):
                         reused += 1
                         continue
                     _train(own, folder, subject, unit, device)
@@ -239,6 +243,7 @@ def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> Iterat
                     search=[config.trials, config.minutes],
                     numerics=HEADS_NUMERICS,
                 )
+                key = varied(key, config, subject.question.samples.task)
                 yield Unit(run, backbone, rule, pooling, initial, recipe, key, digest)
 
 
@@ -275,7 +280,7 @@ def _train(
     ]
     about = _info(config, subject, unit, outcomes, device)
     metrics = PROTOCOLS.get(config.protocol).metrics
-    folder.add(unit.hash, predictions, judged(predictions, config, metrics), about)
+    folder.add(stored_as(unit.hash, unit.key), predictions, judged(predictions, config, metrics), about)
 
 
 def _leave_nothing_empty(folder: Path, root: Path) -> None:

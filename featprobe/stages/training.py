@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from featprobe.records import AnyArray, FloatArray, IntArray, Preprocessing, Rec
 from featprobe.registry import PROTOCOLS
 from featprobe.stages.evaluation import Question
 from featprobe.stages.sources import BackboneRun, Source
+from featprobe.stages.training_calibrating import recalibrated
 from featprobe.stages.training_costs import Cost, peak_memory
 from featprobe.stages.training_rows import rows_of
 
@@ -169,11 +171,14 @@ def train_unit_fold(
         head, searched, notes = _fitted(config, task, place)
         began = time.perf_counter()
         scores = predict(head, part(fold.test), device=device)
+        held = partial(predict, head, task.val, device=device)
+        scores, said = recalibrated(scores, unit.key, samples, task.val.labels, held)
         seconds = head.seconds + time.perf_counter() - began + float(searched.get("seconds", 0.0))
     if config.export:
         from featprobe.stages.training_export import export
 
         notes = (*notes, *export(config.out / "models", task, head))
+    notes = (*notes, *said)
     for note in (*head.notes, *notes):
         print(f"{title}: {note}")
     whole = sum(parameter.numel() for parameter in unit.backbone.parameters())

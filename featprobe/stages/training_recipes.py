@@ -9,6 +9,7 @@ from featprobe.config import FinetuneConfig
 from featprobe.errors import ConfigError
 from featprobe.heads import TrainingRecipe, parse_mode
 from featprobe.heads.protocols import TRAININGS, Training
+from featprobe.stages.training_calibrating import need_recalibratable
 from featprobe.stages.variants import BALANCED
 
 _ALIKE: Final = tuple(
@@ -31,6 +32,7 @@ def check_settings(config: FinetuneConfig) -> None:
         raise ConfigError(
             "--trials and --minutes are both given", "one budget ends a search", "leave one of them out"
         )
+    need_recalibratable(config)
     for mode in config.mode:
         recipe_of(config, mode, "")
 

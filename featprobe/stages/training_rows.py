@@ -14,9 +14,11 @@ from featprobe.protocols import ProbeProtocol
 from featprobe.records import IntArray, RunKey, Samples
 from featprobe.registry import PROTOCOLS
 from featprobe.splitting import Fold
+from featprobe.stages.calibrating import method_of, varied
 from featprobe.stages.evaluation import Question
 from featprobe.stages.feasible import Draw, need_draws, need_two_classes
 from featprobe.stages.fitting import parts_of
+from featprobe.stages.training_calibrating import need_every_class
 
 
 def rows_of(protocol: ProbeProtocol, samples: Samples, fold: Fold, key: RunKey) -> tuple[IntArray, IntArray]:
@@ -49,8 +51,8 @@ def need_trainable(config: FinetuneConfig, asked: Sequence[tuple[int, Question]]
     protocol = PROTOCOLS.get(config.protocol)
     draws = []
     for seed, subject in asked:
-        about = dict.fromkeys(("backbone", "weights", "mode", "pooling", "preprocessing", "probe"), "")
-        plain = RunKey(dataset=subject.name, seed=seed, fingerprint="", **about)
+        plain = RunKey(subject.name, "", "", "", "", "", "", "", seed=seed)  # of no backbone yet
+        plain = varied(plain, config, subject.samples.task)
         for fraction, shots in amounts_of(config):
             key = dataclasses.replace(plain, fraction=fraction, shots=shots)
             for fold in subject.plan.folds:
@@ -61,5 +63,6 @@ def need_trainable(config: FinetuneConfig, asked: Sequence[tuple[int, Question]]
 
 
 def _attempt(protocol: ProbeProtocol, samples: Samples, fold: Fold, key: RunKey) -> None:
-    learn, _ = rows_of(protocol, samples, fold, key)
+    learn, watch = rows_of(protocol, samples, fold, key)
     need_two_classes(samples, learn)
+    need_every_class(method_of(key), samples, learn, watch)

@@ -49,13 +49,41 @@ def test_modes_stand_side_by_side_with_their_costs(quick_featprobe, manifest: Pa
         assert cost["peak_memory_bytes"] > 2**20
         assert cost["energy_wh"] == pytest.approx(cost["seconds"] * 50 / 3600, abs=1e-3)
         assert "estimate, no measurement" in cost["energy_basis"]
+    scores_are_recalibrated_on_validation_rows(quick_featprobe, manifest, tmp_path)
     done = quick_featprobe("compare", "out", "--resamples", "50", "--map", "none")
     assert done.returncode == 0, done.stderr
+    sets = pd.concat(map(pd.read_csv, (tmp_path / "out" / "tables").glob("*-sets.csv")))
+    assert {name.rpartition(" · ")[2] for name in sets.system} >= {"temperature", "isotonic", "lp-ft"}
     assert "what every system cost" in done.stdout
     assert "Trained parameters" in done.stdout
     page = (tmp_path / "out" / "report.html").read_text()
     assert "What it cost" in page
     assert f"{trained['last:1']:,}" in page
+
+
+def scores_are_recalibrated_on_validation_rows(quick_featprobe, manifest: Path, folder: Path) -> None:
+    command = ("finetune", "--data", manifest, "--out", "out", *TINY, *SMALL, "--mode", "head")
+    for method in ("temperature", "isotonic"):
+        done = quick_featprobe(*command, "--calibrate", method)
+        assert done.returncode == 0, done.stderr
+        assert "epoch 1/1" not in done.stdout, "the plain training is taken over"
+        assert "1 computed" in done.stdout
+        assert f"scores recalibrated ({method}" in done.stdout
+    assert "0 computed, 1 there already" in quick_featprobe(*command, "--calibrate", "isotonic").stdout
+    assert "0 computed, 1 there already" in quick_featprobe(*command).stdout, "the plain one is kept"
+    rows = pd.read_parquet(folder / "out" / "predictions.parquet")
+    heads = rows[rows["mode"].astype(str) == "head"].set_index(["variant", "id"])
+    plain, cool, steps = (
+        heads.loc[name].sort_index().y_score_malignant for name in ("", "temperature", "isotonic")
+    )
+    # One temperature: all log odds are divided by the same number.
+    ratio = np.log(plain / (1 - plain)) / np.log(cool / (1 - cool))
+    assert np.allclose(ratio, ratio.iloc[0], rtol=1e-6)
+    assert not np.allclose(plain, cool)
+    assert (np.diff(steps.to_numpy()[np.argsort(plain.to_numpy())]) >= -1e-12).all()
+    refused = quick_featprobe(*command, "--calibrate", "isotonic", "--export")
+    assert refused.returncode == 2
+    assert "--calibrate isotonic can't be used with --export" in refused.stderr
 
 
 def test_fractions_are_the_probes_own_rows(quick_featprobe, manifest: Path, tmp_path: Path) -> None:
