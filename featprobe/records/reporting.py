@@ -135,6 +135,8 @@ class ReportContent:
     shown. `ranks`: systems ranked over several data sets, of each level. `statistics`: see `Statistics`.
     `costs`: dataset, level, system, seconds, clock ("CPU" or "wall"), device, extraction_seconds, extraction_device,
     peak_memory_bytes, trained_parameters, parameters, energy_wh, energy_basis, one row per system with a recorded cost.
+    `strange`: what tells images of other data sets from known ones: inside, outside, system (the embedding), detector,
+    metric, value, ci_low, ci_high, ci_method, n_inside, n_outside, n_groups_inside, n_groups_outside.
     """
 
     title: str
@@ -162,3 +164,4 @@ class ReportContent:
     trust: tuple[TrustPanel, ...] = ()
     statistics: Statistics | None = None
     costs: pd.DataFrame | None = None
+    strange: pd.DataFrame | None = None

@@ -22,6 +22,7 @@ from featprobe.report.panels import Panel, panels
 from featprobe.report.rank_figures import critical_difference, describe_ranks
 from featprobe.report.reliability import trust_part
 from featprobe.report.statistics import Block, statistics_blocks
+from featprobe.report.strange import strange_blocks
 from featprobe.report.subgroups import subgroup_sections
 from featprobe.report.targets import target_fact
 from featprobe.report.templating import template
@@ -96,7 +97,8 @@ def write_report(content: ReportContent, out: Path) -> Path:
         glossary=[(METRICS[m][0], METRICS[m][1]) for m in tables.used_metrics(shown) if m in METRICS],
         traces=_traces(shown),
         leaks=galleries(content.leaks),
-        statistics=list(_statistics(content, shown, output)),
+        strange=list(_written(strange_blocks(content), output)),
+        statistics=list(_written(statistics_blocks(content, shown), output)),
         level=LEVEL,
         cross_validated=any(panel.folds for panel in shown),
     )
@@ -147,9 +149,9 @@ def _filters(shown: Sequence[Panel]) -> list[Filter]:
     ]
 
 
-def _statistics(content: ReportContent, shown: Sequence[Panel], output: Output) -> Iterator[Block]:
-    """The tables beyond pairs, each also as files."""
-    for block in statistics_blocks(content, shown):
+def _written(blocks: Sequence[Block], output: Output) -> Iterator[Block]:
+    """The tables beyond panels, each also as files."""
+    for block in blocks:
         output.block(block.name, block.table, block.rows)
         yield block
 

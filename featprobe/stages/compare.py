@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shlex
 import sys
@@ -34,6 +35,7 @@ from featprobe.stages.label_studies import label_studies, sentences
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.machine import need_writable, versions
 from featprobe.stages.maps import embedding_maps
+from featprobe.stages.ood_table import strange, with_estimates
 from featprobe.stages.panels import Panels, metric_of
 from featprobe.stages.paper import study as whole_study
 from featprobe.stages.pictures import thumbnails
@@ -53,15 +55,16 @@ def compare(config: CompareConfig) -> Summary:
     if config.metric is not None:
         METRICS.get(config.metric)
     out = config.out or config.results[0]
-    estimates, predictions, runs = load_many(list(config.results))
+    estimates, predictions, runs = load_many(with_estimates(config.results))
+    strangers = strange(config.results)
     need_writable(out)
     folder = ResultsFolder(out)
-    identity = _identity(config, runs)
+    identity = _identity(config, runs, strangers[0])
     page = out / "report.html"
     if folder.run().get("report") == {"identity": identity, "sha256": _sha256_file(page)}:
         print(f"report: nothing has changed since it was written  {page.resolve()}")
         return Summary(0, 1, (page,))
-    content = _content(config, estimates, predictions, runs)
+    content = _with_strange(_content(config, estimates, predictions, runs), *strangers)
     page = report.write_report(content, out)
     assert content.study is not None
     folder.record_run(
@@ -85,9 +88,22 @@ def compare(config: CompareConfig) -> Summary:
     return Summary(1, 0, (page,))
 
 
-def _identity(config: CompareConfig, runs: Sequence[Mapping[str, Any]]) -> str:
+def _identity(config: CompareConfig, runs: Sequence[Mapping[str, Any]], strangers: pd.DataFrame) -> str:
     """Equal where the report would come out the same: the tables' own hashes stand for them."""
-    return sha256_json([*(run["files"] for run in runs), describe_run(config, "compare")])
+    more = [strangers.to_csv(index=False)] if len(strangers) else []
+    return sha256_json([*(run["files"] for run in runs), *more, describe_run(config, "compare")])
+
+
+def _with_strange(
+    content: ReportContent, rows: pd.DataFrame, settings: Mapping[str, str], notes: Sequence[str]
+) -> ReportContent:
+    """`content` with what `featprobe ood` found, as far as it lies in the folders."""
+    return dataclasses.replace(
+        content,
+        strange=rows if len(rows) else None,
+        provenance={**content.provenance, **settings},
+        notes=(*content.notes, *notes),
+    )
 
 
 def _sha256_file(path: Path) -> str:

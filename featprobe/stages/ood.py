@@ -17,43 +17,16 @@ from featprobe.errors import ProbeError
 from featprobe.probes.logistic import LogisticModel
 from featprobe.records import FloatArray
 from featprobe.registry import METRICS, PROTOCOLS
-from featprobe.results.single import UNIT, SingleTable
+from featprobe.results.single import UNIT
 from featprobe.splitting import Fold
 from featprobe.stages.evaluation import describe_run, title
 from featprobe.stages.fitting import parts_of
 from featprobe.stages.machine import need_writable
 from featprobe.stages.ood_plan import Trial, target_classes, trials
+from featprobe.stages.ood_table import embedding_name, table_in
 from featprobe.stages.spans import resampled_span
 from featprobe.stages.summary import Summary
 from featprobe.trust import outliers
-
-COLUMNS: Final = (
-    *(
-        "inside",
-        "outside",
-        "backbone",
-        "weights",
-        "pooling",
-        "layer",
-        "preprocessing",
-        "detector",
-        "protocol",
-    ),
-    *(
-        "seed",
-        "fold",
-        "metric",
-        "value",
-        "ci_low",
-        "ci_high",
-        "ci_method",
-        "n_train",
-        "n_inside",
-        "n_outside",
-    ),
-    *("n_groups_inside", "n_groups_outside", "fingerprint_inside", "fingerprint_outside"),
-)
-KEY: Final = (*COLUMNS[: COLUMNS.index("value")], "fingerprint_inside")
 
 MEASURES: Final = ("AUROC", "FPR95")
 RESAMPLES: Final = 1000
@@ -88,7 +61,7 @@ def ood(config: OodConfig) -> Summary:
     cache = Cache(config.cache)
     asked = trials(config, cache)
     need_writable(config.out)
-    store = SingleTable(config.out, "ood", COLUMNS, KEY)
+    store = table_in(config.out)
     there = {row[UNIT] for row in store.rows()}
     todo = [trial for trial in asked if trial.hash not in there]
     bar = tqdm(total=len(todo), unit="detector", desc="ood", disable=None)
@@ -288,13 +261,11 @@ def _console(rows: Sequence[dict[str, str]]) -> str:
             f"{first['n_inside']} known test images of {first['n_groups_inside']} groups"
         )
         cells: dict[tuple[str, str], dict[str, str]] = {}
+        seeds = len({row["seed"] for row in own}) > 1
         for row in own:
-            seed = f" seed {row['seed']}" if len({other["seed"] for other in own}) > 1 else ""
-            weights = "" if row["weights"] == "pretrained" else f" ({row['weights']})"
-            place = "/".join(filter(None, [row["layer"], row["pooling"]]))
-            cells.setdefault((f"{row['backbone']}{weights} {place}{seed}", row["detector"]), {})[
-                row["metric"]
-            ] = _cell(row)
+            cells.setdefault((embedding_name(row, seeds=seeds), row["detector"]), {})[row["metric"]] = _cell(
+                row
+            )
         table = [("embedding", "detector", "AUROC", "FPR95 (low is good)")]
         table += [(*names, found["AUROC"], found["FPR95"]) for names, found in cells.items()]
         widths = [max(len(row[column]) for row in table) for column in range(4)]

@@ -14,6 +14,7 @@ from featprobe.config import ProbeConfig
 from featprobe.config_trust import DETECTORS, OodConfig
 from featprobe.errors import CacheError, ConfigError, DataError
 from featprobe.records import IntArray, RunKey, Samples
+from featprobe.stages.embedding_keys import key_of
 from featprobe.stages.evaluation import Question, announce, question, seeds
 from featprobe.stages.tables import Table, _need_same, _poolings, _samples, _selected
 
@@ -151,7 +152,7 @@ def _trials(config: OodConfig, inside: str, samples: Samples, others: Sequence[O
         rows = np.array([positions[str(name)] for name in subject.samples.id], dtype=np.int64)
         for other in others:
             for table, facing in other.pairs:
-                key = _key(subject, table, seed)
+                key = key_of(subject, table, probe="logistic", seed=seed)
                 about: dict[str, Any] = {
                     "outside": facing.fingerprint,
                     "strangers": other.samples.id.tolist(),
@@ -173,23 +174,6 @@ def _trials(config: OodConfig, inside: str, samples: Samples, others: Sequence[O
                         key,
                         digest,
                     )
-
-
-def _key(subject: Question, table: Table, seed: int) -> RunKey:
-    layer, _, pooling = table.pooling.rpartition("/")
-    return RunKey(
-        dataset=subject.name,
-        backbone=table.recipe.backbone,
-        weights=table.weights_label,
-        mode="frozen",
-        pooling=pooling,
-        layer=layer,
-        protocol=subject.protocol,
-        preprocessing=table.recipe.preprocessing.label,
-        probe="logistic",
-        seed=seed,
-        fingerprint=table.fingerprint,
-    )
 
 
 def target_classes(samples: Samples) -> IntArray:

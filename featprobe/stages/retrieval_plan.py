@@ -14,6 +14,7 @@ from featprobe.errors import ProbeError, SplitError
 from featprobe.records import IntArray, RunKey
 from featprobe.retrieval import Protocol
 from featprobe.splitting.plans import Fold
+from featprobe.stages.embedding_keys import key_of
 from featprobe.stages.evaluation import Question, announce, question, seeds
 from featprobe.stages.tables import Material, Table, materials
 
@@ -88,7 +89,7 @@ def _searches(
         rows = np.array([positions[str(name)] for name in subject.samples.id], dtype=np.int64)
         for table in material.tables:
             for distance in distances:
-                key = _key(subject, table, seed)
+                key = key_of(subject, table, probe="retrieval", seed=seed)
                 what = {"pooling": key.pooling, "layer": key.layer, "distance": distance, "top": config.top}
                 unit = subject.unit(table.fingerprint, stage="retrieve", protocol=rule.name, **what)
                 yield Search(subject, table, rows, key, distance, unit)
@@ -105,23 +106,6 @@ def _under(rule: Protocol, subject: Question) -> Question:
             "type --protocol featprobe, or leave --resplit out",
         )
     return dataclasses.replace(subject, protocol=rule.name)
-
-
-def _key(subject: Question, table: Table, seed: int) -> RunKey:
-    layer, _, pooling = table.pooling.rpartition("/")
-    return RunKey(
-        dataset=subject.name,
-        backbone=table.recipe.backbone,
-        weights=table.weights_label,
-        mode="frozen",
-        pooling=pooling,
-        layer=layer,
-        protocol=subject.protocol,
-        preprocessing=table.recipe.preprocessing.label,
-        probe="retrieval",
-        seed=seed,
-        fingerprint=table.fingerprint,
-    )
 
 
 def index_rows(rule: Protocol, fold: Fold) -> IntArray:

@@ -155,11 +155,55 @@ def test_strange_images_are_told_apart(quick_featprobe, cached):
     assert list((cached / "results").glob("ood.csv.*.old"))
     assert json.loads((cached / "results" / "ood.json").read_text())["run"]["stage"] == "ood"
 
+    strange_images_stand_in_the_report(quick_featprobe, cached)
+
     labels = quick_featprobe(
         "ood", "--inside", "marks", "--outside", "flat", "--folds", "3", "--resamples", "60"
     )
     assert labels.returncode == 0, labels.stderr
     assert "ood: 2 computed" in labels.stdout
+
+
+def strange_images_stand_in_the_report(command, folder):
+    """Of the results folder, or of another one that holds nothing else; anew where the table has changed."""
+    probed(command, "--data", "scans")
+    compare = ("compare", "results", "--resamples", "60", "--map", "none")
+    assert command(*compare).returncode == 0
+    page = (folder / "results" / "report.html").read_text(encoding="utf-8")
+    assert '<h2 id="strange">Known or strange?</h2>' in page
+    assert "flat against scans: 16 strange images of 8 groups, 72 known test images of 36 groups" in page
+    shown = pd.read_csv(folder / "results" / "tables" / "flat-against-scans-strange.csv")
+    stored = pd.read_csv(folder / "results" / "ood.csv").query("fold == 'mean' and detector == 'knn'")
+    assert set(shown.detector) == {"knn"}
+    assert shown.set_index("metric").value.to_dict() == stored.set_index("metric").value.to_dict()
+    assert "nothing has changed" in command(*compare).stdout
+
+    aside = (
+        "--folds",
+        "3",
+        "--resamples",
+        "60",
+        "--detector",
+        "knn",
+        "energy",
+        "--neighbours",
+        "2",
+        "--out",
+        "aside",
+    )
+    assert command("ood", "--inside", "scans", "--outside", "flat", *aside).returncode == 0
+    assert command("compare", "results", "aside", *compare[2:]).returncode == 0
+    assert set(pd.read_csv(folder / "results" / "tables" / "flat-against-scans-strange.csv").detector) == {
+        "energy",
+        "knn",
+    }
+    with (folder / "aside" / "ood.csv").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert command("compare", "results", "aside", *compare[2:]).returncode == 0
+    page = (folder / "results" / "report.html").read_text(encoding="utf-8")
+    assert "ood.csv is not what ood.json vouches for and is left out" in page
+    alone = command("compare", "aside")
+    assert (alone.returncode, "aside holds no results" in alone.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
