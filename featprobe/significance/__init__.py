@@ -5,7 +5,7 @@ from __future__ import annotations
 from featprobe.significance.as_reported import LABEL as AS_REPORTED
 from featprobe.significance.as_reported import as_reported
 from featprobe.significance.bands import Division, divide
-from featprobe.significance.bootstrap import group_weights
+from featprobe.significance.bootstrap import group_weights, rare_parts
 from featprobe.significance.comparison import Comparison, PairDifference, Standing, compare
 from featprobe.significance.datasets import FEWEST, AcrossDatasets, across_datasets, signed_rank_pairs
 from featprobe.significance.intervals import estimates
@@ -60,6 +60,7 @@ __all__ = [
     "holm",
     "intervals_by",
     "label_curves",
+    "rare_parts",
     "saving",
     "signed_rank_pairs",
     "step_down",

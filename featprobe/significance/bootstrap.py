@@ -122,6 +122,14 @@ def held_out(predictions: Predictions) -> HeldOut:
     return part
 
 
+def rare_parts(folds: Sequence[Predictions]) -> list[tuple[str, int]]:
+    """(class, or value of a label; its groups in the test rows of all folds) where these are fewer than THIN."""
+    parts = [held_out(one) for one in folds]
+    counts = np.sum([part.per_class for part in parts], axis=0)
+    named = zip(parts[0].parts, counts.tolist(), strict=True)
+    return [(name, count) for name, count in named if 0 < count < THIN]
+
+
 def _holdings(samples: Samples, unit: IntArray, n_units: int) -> tuple[AnyArray, tuple[str, ...]]:
     """(bool [G, K] which units hold a row of each class or value of a label, their names [K])."""
     names = samples.label_names

@@ -91,6 +91,8 @@ def strange(roots: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, str], list[s
     whole = [name for name in KEY if name != "fold"]
     frame = frame[(frame["fold"] == "mean") | ~frame.duplicated(whole, keep=False)]
     seeds = frame.groupby(["inside", "outside"])["seed"].transform("nunique") > 1
-    records = frame.to_dict("records")
-    names = [embedding_name(row, seeds=bool(several)) for row, several in zip(records, seeds, strict=True)]
+    names = [
+        embedding_name({str(name): value for name, value in row.items()}, seeds=bool(several))
+        for row, several in zip(frame.to_dict("records"), seeds, strict=True)
+    ]
     return frame.assign(system=names).reset_index(drop=True), settings, notes

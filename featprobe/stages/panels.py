@@ -17,6 +17,7 @@ from featprobe.registry import METRICS
 from featprobe.results import to_predictions
 from featprobe.stages import beyond_pairs, canaries
 from featprobe.stages.findings import findings
+from featprobe.stages.rarity import too_rare
 from featprobe.stages.subgroups import Subgroups
 from featprobe.stages.trusting import trust_panel
 
@@ -68,7 +69,7 @@ class Panels:
         told, doubts = self.subgroups.add(systems, metric, str(ranked.system.iloc[0]), config)
         self.said[panel] = (*findings(metric, _of(self.estimates, family, level), pairs, best), *told)
         judged, met = _of(self.every, family, level), _classes_met(first)
-        doubts = [*doubts, *canaries.warnings(judged, pairs, metric, met)]
+        doubts = [*doubts, *too_rare(config.interval, first), *canaries.warnings(judged, pairs, metric, met)]
         self.warned += [f"{panel}: {words}" for words in doubts]
         self.watched.append(canaries.table(judged, metric, met))
         trusted = trust_panel(family, level, systems, resamples=config.resamples, seed=config.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from featprobe.records import Predictions, RunKey, Samples
 from featprobe.results import ResultsFolder
 from featprobe.significance import compare as compare_systems
 from featprobe.significance import estimates
+from featprobe.stages.rarity import SIMULATED
 
 SKILL = {"strong": 2.0, "good": 1.9, "weak": 0.4}
 
@@ -269,3 +271,47 @@ def test_ranks_hold_the_order_and_the_best_set_is_who_may_be_first():
     assert lower.rank_low["weak"] == 3
     alone = compare_systems({"one": systems["weak"]}, "auroc", resamples=50).best[0]
     assert (alone.rank_low, alone.rank_high, alone.in_best_set) == (1, 1, True)
+
+
+@pytest.mark.parametrize("interval", ["bca", "percentile"])
+def test_intervals_that_are_too_narrow_for_a_rare_class_come_with_a_warning(tmp_path, capsys, interval):
+    words = f"--interval {interval} is too narrow where a class is rare: class 'no' has 4 test groups, class 'yes' has 4"
+    rare, common = store(tmp_path / "rare", per_group=8), store(tmp_path / "common")
+    for folder, method, said in ((rare, interval, True), (rare, "t", False), (common, interval, False)):
+        arguments = [
+            "--interval",
+            method,
+            "--resamples",
+            "50",
+            "--map",
+            "none",
+            "--out",
+            str(tmp_path / method),
+        ]
+        assert main(["compare", str(folder), *arguments]) == 0
+        printed = capsys.readouterr().out
+        assert (f"WARNING: d: {words}" in printed) == said
+        assert ("is too narrow where a class is rare" in printed) == said
+    page = (tmp_path / interval / "report.html").read_text(encoding="utf-8")
+    assert "is too narrow" not in page, "of the common classes, written last"
+
+
+def test_groups_of_a_class_are_counted_over_folds():
+    folds = [predictions("d", "good", 1.9, fold=fold, cases=12, per_group=2) for fold in "ab"]
+    assert significance.rare_parts(folds) == [("class 'no'", 6), ("class 'yes'", 6)]
+    more = [*folds, *(predictions("d", "good", 1.9, fold=fold, cases=12, per_group=2) for fold in "cd")]
+    assert significance.rare_parts(more) == []
+
+
+def test_what_the_warning_says_is_what_was_simulated():
+    docs = Path(__file__).resolve().parents[2] / "docs" / "coverage.md"
+    rows = [
+        line.split("|")
+        for line in docs.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| AUROC")
+    ]
+    names = {"bca": "BCa, by group", "percentile": "percentile, by group", "t": "t, by group"}
+    for method, name in names.items():
+        line = next(row for row in rows if row[1].strip() == f"AUROC: {name}")
+        rare = [float(cell) for cell in line[-4:-1]]
+        assert SIMULATED[method] == (min(rare), max(rare))
