@@ -24,7 +24,7 @@ def costs_table(panel: Panel) -> Table | None:
         "System",
         "Seconds",
         "Device",
-        "Extraction",
+        "Extraction (s)",
         "Peak memory",
         "Trained parameters",
         "Energy (estimate)",

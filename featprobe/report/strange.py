@@ -14,7 +14,7 @@ from featprobe.report.wording import interval, number, slug
 MEASURES: Final = {"AUROC": "AUROC", "FPR95": "FPR95 (low is good)"}
 
 MEANING: Final = (
-    "AUROC: the chance that a strange image is stranger than a known one; FPR95: the share of strange images among those "
+    "AUROC: the chance that a strange image is stranger than a known one; FPR95: the share of the strange images "
     "that pass where 95 % of the known do. Intervals are of each value alone: the order of rows is no verdict."
 )
 
