@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from featprobe.config_cases import CaseOptions
 from featprobe.config_labels import LabelOptions
 from featprobe.config_statistics import StatisticsOptions
 from featprobe.config_training import TrainingOptions
@@ -235,7 +236,7 @@ class ExtractConfig(MachineOptions, BackboneOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(LabelOptions, EvaluationOptions):
+class ProbeConfig(CaseOptions, LabelOptions, EvaluationOptions):
     """Fit probes on everything that the cache holds."""
 
     cache: Path = option(Path("cache"), "folder of the embedding files", metavar="DIR")
@@ -255,19 +256,6 @@ class ProbeConfig(LabelOptions, EvaluationOptions):
         "which probes, where the protocol is featprobe's (default: logistic and svm for classes, what fits for other targets)",
         metavar="NAME",
     )
-    level: tuple[str, ...] = option(
-        (),
-        "what is judged: single images, cases, or both (default: images, and cases where one has several)",
-        choices=("image", "case"),
-    )
-    case_pooling: tuple[str, ...] = option(
-        ("mean",), "how a case's embeddings become one", choices=("mean", "max")
-    )
-    fusion: tuple[str, ...] = option(
-        (),
-        "with several modalities: each alone, all pooled together, one beside the other (default: alone, concat)",
-        choices=("alone", "pool", "concat"),
-    )
     fuse: tuple[str, ...] = option(
         (), f"also fuse several embeddings of the same images: {', '.join(FUSIONS)}", metavar="METHOD"
     )
@@ -275,11 +263,6 @@ class ProbeConfig(LabelOptions, EvaluationOptions):
         None,
         "what is fused with --fuse [backbone]",
         choices=("backbone", "pooling", "layer", "view", "modality"),
-    )
-    missing: str = option(
-        "mean",
-        "a modality that a case lacks: the training cases' mean takes its place, or such cases are left out",
-        choices=("mean", "drop"),
     )
     calibrate: str = option(
         "none",
@@ -325,7 +308,9 @@ class RetrieveConfig(EvaluationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TrainingOptions, EvaluationOptions, MachineOptions, BackboneOptions, DataOptions):
+class FinetuneConfig(
+    CaseOptions, TrainingOptions, EvaluationOptions, MachineOptions, BackboneOptions, DataOptions
+):
     """Train the unfrozen opponent on the probe's own splits."""
 
     refused: ClassVar[Mapping[str, str]] = {

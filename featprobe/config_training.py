@@ -84,6 +84,11 @@ class TrainingOptions(Bounded):
         None, "images that pass at a time, gradients added up to --batch-size (default: all)",
         metavar="N", least=1,
     )  # fmt: skip
+    case_images: int | None = option(
+        None,
+        "images of a case that a training step sees, drawn anew every epoch, 0 for all (default: 8, all with max pooling)",
+        metavar="N", least=0,
+    )  # fmt: skip
     label_smoothing: float | None = option(None, "of the training loss", metavar="SHARE", least=0, most=1)
     class_weight: str | None = option(
         None, "weight classes by how rare they are (default: none)", choices=("none", "balanced")

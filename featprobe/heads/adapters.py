@@ -27,7 +27,7 @@ def add_adapters(backbone: nn.Module, layers: Layers, *, rank: int, seed: int) -
     if not targets:
         raise ConfigError(
             "--mode lora finds no layer to adapt",
-            "it adapts linear layers, or convolutions without groups, behind the stem",
+            "it adapts linear layers, or flat convolutions without groups, behind the stem",
             "type --mode last:1 or full",
         )
     config = configuration(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(targets))
@@ -53,7 +53,9 @@ def _targets(backbone: nn.Module, layers: Layers) -> tuple[str, ...]:
         first = layers.number.get(weight, 0) == min(layers.number.values(), default=0)
         if weight not in layers.path or first or _inside_attention(backbone, name):
             continue
-        if type(layer) in found and getattr(layer, "groups", 1) == 1:
+        # peft's product beside a dilated convolution would have other sides.
+        plain = getattr(layer, "groups", 1) == 1 and set(getattr(layer, "dilation", ())) <= {1}
+        if type(layer) in found and plain:
             found[type(layer)].append(name)
     return tuple(found[nn.Linear] or found[nn.Conv2d])
 

@@ -24,7 +24,7 @@ def solve(head: Head, features: Tensor, labels: AnyArray, objective: Objective, 
     With l2 = 1 / (C n) this is scikit-learn's logistic regression divided by C n (its user guide, section 1.1.11).
     All rows at once, in float64, by scipy's L-BFGS from 0. ProbeError where it does not converge.
     """
-    X = (features.double().cpu() - head.mean.double().cpu()) * head.scale.double().cpu()
+    X = head.standardised(features.double().cpu())
     truth = objective.truth(labels)
     local = objective.to(torch.device("cpu"))
     amount = local.amount(truth).double()

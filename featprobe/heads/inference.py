@@ -84,6 +84,8 @@ def run_batches(
 
     Batches that do not fit into memory are passed in halves.
     """
+    # Rows of several images each say how many of them fit at a time.
+    batch_size = min(batch_size, getattr(source, "at_once", batch_size))
     portions = Portions(batch_size)
 
     def passed(images: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         recipe, state = self.recipe, self.state
-        augment_seed = derive_seed(recipe.seed, "augmentation", state.epoch) if recipe.augments else None
+        random = recipe.augments or getattr(self.train.source, "draws", False)
+        augment_seed = derive_seed(recipe.seed, "augmentation", state.epoch) if random else None
         left = self._order()[state.step * recipe.batch_size :]
         self.model.begin_epoch(state.epoch)
         self.model.train()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from featprobe.heads.bags import MISSING, without_gaps
 from featprobe.heads.blocks import layers_of
 from featprobe.heads.freezing import moving_norms, set_live, trained_names, unfrozen
 from featprobe.heads.modes import parse_mode
@@ -28,6 +29,7 @@ class Head(nn.Module):
     DINOv2's linear evaluation, or ("torch") as torch's layers do. The standardisation takes mean and deviation of
     the training rows' features, once: it does for every backbone's scale what a BatchNorm layer would do, but
     depends on no batch and can't drift. Where the mode has none (`Mode.standardises`) it stays the identity.
+    `gaps`: features may be MISSING, of cases that lack a modality; they then add nothing to the scores.
     """
 
     mean: Tensor
@@ -45,12 +47,14 @@ class Head(nn.Module):
             generator = torch.Generator().manual_seed(derive_seed(seed, "head"))
             nn.init.normal_(self.linear.weight, std=0.01, generator=generator)
             nn.init.zeros_(self.linear.bias)
+        self.gaps = False
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
 
     def standardise_by(self, features: Tensor) -> None:
         """Takes mean and deviation of `features`, float32 [N, D]."""
         exact = features.to("cpu", torch.float64)
+        exact = without_gaps(exact, exact) if self.gaps else exact
         mean, deviation = exact.mean(dim=0), exact.std(dim=0, correction=0)
         usable = deviation > CONSTANT_FEATURE * mean.abs()
         self.mean.copy_(mean)
@@ -64,10 +68,16 @@ class Head(nn.Module):
         self.linear.weight.copy_(torch.from_numpy(start.weight))
         self.linear.bias.copy_(torch.from_numpy(start.bias))
 
+    def standardised(self, features: Tensor) -> Tensor:
+        """What the layers see of features [B, D], in their dtype."""
+        mean, scale = self.mean.to(features), self.scale.to(features)
+        known = torch.where(features == MISSING, mean, features) if self.gaps else features
+        return (known - mean) * scale
+
     def forward(self, features: Tensor) -> Tensor:
         """Scores, float32 [B, K], of features [B, D]."""
         with torch.autocast(features.device.type, enabled=False):
-            inputs = self.dropout((features.float() - self.mean) * self.scale)
+            inputs = self.dropout(self.standardised(features.float()))
             if self.hidden is not None:
                 inputs = functional.relu(self.hidden(inputs))
             return cast("Tensor", self.linear(inputs))
@@ -102,6 +112,7 @@ class Classifier(nn.Module):
             hidden=recipe.hidden,
             start=recipe.head_start,
         )
+        self.head.gaps = bool(getattr(backbone, "gaps", False))
         self.frozen = not self.names and not self.added
         self.still_norms = recipe.freeze_norm_stats or self.mode.standardises
         self._factors = recipe.layer_decay, recipe.head_factor

@@ -17,7 +17,9 @@ class BatchSource(Protocol):
 
     `labels`, known without reading an image: int64 [N], class index of each row, 0 <= label < n_classes; of several
     labels at once int64 [N, L] of 0, 1 and -1 for missing; of a number float64 [N]. A source may have `names`, a
-    sequence of N texts by which errors name an image.
+    sequence of N texts by which errors name an image. Where a row is a case of several images (`featprobe.heads.bags`)
+    it may have `draws`, whether training sees some of a case's images only, by the seed that augments, and
+    `at_once`, how many whole cases fit into memory.
     """
 
     @property

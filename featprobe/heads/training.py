@@ -11,6 +11,7 @@ from torch import nn
 
 from featprobe.errors import ConfigError
 from featprobe.heads.arithmetic import check_precision, machine
+from featprobe.heads.bags import without_gaps
 from featprobe.heads.checkpoints import CheckpointStore
 from featprobe.heads.inference import FittedHead, run_batches
 from featprobe.heads.loop import FeatureSource, Part, State, Trainer
@@ -103,7 +104,10 @@ def _parts(
     if model.mode.standardises or model.frozen:
         fixed = features(train)
         if model.mode.kind == "lp-ft" and start is not None:
-            rows, held = (one.features.double().cpu().numpy() for one in (fixed, features(val)))
+            rows, held = (
+                without_gaps(one.features, fixed.features).double().cpu().numpy()
+                for one in (fixed, features(val))
+            )
             model.head.start_from(start(rows, held))
         elif model.mode.standardises:
             model.head.standardise_by(fixed.features)

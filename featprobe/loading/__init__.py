@@ -11,11 +11,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from featprobe.loading.augmentation import augment
+from featprobe.loading.augmentation import augment, augment_volume
 from featprobe.loading.batching import Batch, ImageSource, batches
 from featprobe.loading.inputs import normalise, preprocess
+from featprobe.loading.volumes import preprocess_volume
 
 LOADING_NUMERICS: Final = 2
 """Part of every recipe; raised when a decoded image gives another input under the same preprocessing."""
 
-__all__ = ["LOADING_NUMERICS", "Batch", "ImageSource", "augment", "batches", "normalise", "preprocess"]
+__all__ = [
+    "LOADING_NUMERICS",
+    "Batch",
+    "ImageSource",
+    "augment",
+    "augment_volume",
+    "batches",
+    "normalise",
+    "preprocess",
+    "preprocess_volume",
+]

@@ -1,6 +1,8 @@
-"""Random views of an image for fine-tuning, equal for equal generators."""
+"""Random views of an image or a volume for fine-tuning, equal for equal generators."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,7 +10,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from featprobe.loading.inputs import fitted, interpolation_of, normalise, pixels_of
+from featprobe.loading.inputs import Pixels, fitted, interpolation_of, normalise, pixels_of
+from featprobe.loading.volumes import resized, sides_of, volume_pixels
 from featprobe.records import Preprocessing
 
 
@@ -45,6 +48,41 @@ def augment(
             view = transforms.rotate(view, angle, InterpolationMode.BILINEAR, fill=[rule.pad_value] * 3)
     view = transforms.adjust_contrast(transforms.adjust_brightness(view, brightness), contrast)
     return normalise(torch.from_numpy(pixels_of(view)), rule)
+
+
+def augment_volume(
+    levels: Pixels,
+    spacing: Sequence[float],
+    rule: Preprocessing,
+    generator: torch.Generator,
+    *,
+    flip: bool,
+    vertical_flip: bool = False,
+    rotate: float = 0.0,
+) -> torch.Tensor:
+    """As `augment`, of a volume (uint8 [Z, Y, X]): float32 [1, D, H, W].
+
+    The crop is one of the padded, squashed or cut volume: each side keeps a share of its own, so that 75 to 100 % of
+    the voxels are left, and is scaled back. Mirroring and turning are those of its slices: along the last axis, along
+    the middle one, and within their plane.
+    """
+    volume = volume_pixels(levels, spacing, rule)[0]
+    shares = np.array(_uniform(generator, *[(0.75, 1.0)] * 3)) ** (1 / 3)
+    sides = np.maximum(np.ceil(np.array(volume.shape) * shares), 1)
+    starts = np.round((np.array(volume.shape) - sides) * _uniform(generator, *[(0.0, 1.0)] * 3))
+    where = tuple(slice(int(a), int(a + side)) for a, side in zip(starts, sides, strict=True))
+    view = torch.tensor(resized(np.ascontiguousarray(volume[where]), sides_of(rule)))
+    mirror, upside_down, angle, brightness, contrast = _uniform(
+        generator, (0, 1), (0, 1), (-rotate, rotate), (0.9, 1.1), (0.9, 1.1)
+    )
+    view = view.flip(2) if flip and mirror < 0.5 else view
+    view = view.flip(1) if vertical_flip and upside_down < 0.5 else view
+    if rotate:
+        view = transforms.rotate(view, angle, InterpolationMode.BILINEAR, fill=[float(rule.pad_value)])
+    bright = (view.to(torch.float32) * brightness).clamp(0, 255)
+    mean = bright.mean()
+    contrasted = (mean + (bright - mean) * contrast).clamp(0, 255).round().to(torch.uint8)
+    return normalise(contrasted[None], rule)
 
 
 def _random_crop(image: Image.Image, generator: torch.Generator) -> tuple[int, int, int, int]:

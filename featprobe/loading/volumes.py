@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from featprobe.errors import ConfigError
 from featprobe.imaging import AUTO, Print, Raster, parse_intensity, print_of_volume
-from featprobe.loading.inputs import Pixels, check_resize, resize_rule
+from featprobe.loading.inputs import Pixels, check_resize, normalise, resize_rule
 from featprobe.records import Preprocessing
 from featprobe.records.views import CORNERS
 
@@ -63,6 +63,17 @@ def volume_inputs_of(raster: Raster, rules: Sequence[Preprocessing]) -> tuple[li
             resized[key] = _fitted(volumes[rule.intensity], raster.spacing or (1, 1, 1), rule)
         found.append(_viewed(resized[key], rule))
     return found, print_of_volume(raster, presented)
+
+
+def preprocess_volume(levels: Pixels, spacing: Sequence[float], rule: Preprocessing) -> torch.Tensor:
+    """A volume (uint8 [Z, Y, X]) as a 3-D backbone's input: float32 [1, D, H, W]. `rule` has one view."""
+    # A copy: what a decoder gives may be read-only.
+    return normalise(torch.tensor(volume_pixels(levels, spacing, rule)), rule)
+
+
+def volume_pixels(levels: Pixels, spacing: Sequence[float], rule: Preprocessing) -> Pixels:
+    """As `preprocess_volume`, before normalising: uint8 [1, D, H, W]."""
+    return _viewed(_fitted(levels, spacing, rule), rule)
 
 
 def sides_of(rule: Preprocessing) -> Sides:
@@ -115,7 +126,7 @@ def resized(levels: Pixels, sides: Sides) -> Pixels:
     step = max(_VOXELS_AT_ONCE // (levels.shape[1] * levels.shape[2]), 1)
     planes = torch.cat(
         [
-            _in_plane(torch.from_numpy(levels[start : start + step]).to(torch.float32), (high, wide))
+            _in_plane(torch.from_numpy(levels[start : start + step].astype(np.float32)), (high, wide))
             for start in range(0, len(levels), step)
         ]
     )

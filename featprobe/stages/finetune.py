@@ -11,15 +11,18 @@ import numpy as np
 
 from featprobe import backbones, splitting
 from featprobe.config import FinetuneConfig
+from featprobe.datasets.stacks import VOLUME
 from featprobe.errors import ConfigError, DataError, LeakError
-from featprobe.heads import HEADS_NUMERICS, parse_mode
+from featprobe.heads import HEADS_NUMERICS, TrainingRecipe, parse_mode
 from featprobe.imaging import Intensity, parse_intensity
 from featprobe.protocols import need_suitable
 from featprobe.records import DENSE_POOLINGS, Predictions, RunKey, Samples
 from featprobe.registry import PROTOCOLS
 from featprobe.results import ResultsFolder
+from featprobe.stages.bags import STAND_IN, batches_of, need_possible, seen
 from featprobe.stages.calibrating import varied
 from featprobe.stages.evaluation import (
+    Question,
     announce,
     identity,
     judged,
@@ -46,6 +49,7 @@ from featprobe.stages.training_calibrating import stored_as
 from featprobe.stages.training_costs import costs
 from featprobe.stages.training_recipes import check_settings, protocol_of, recipe_of, variant_of
 from featprobe.stages.training_rows import amounts_of, need_trainable
+from featprobe.stages.views import View, views
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +69,7 @@ def finetune(config: FinetuneConfig) -> Summary:
     runs = backbone_runs(config)
     for run in runs:
         backbones.resolve(run.backbone)
-        _need_flat(config, run)
+        _need_kind(config, run)
         _need_rows(config, run)
     need_poolings(config, runs)
     sources = open_sources(config, config.workers)
@@ -86,13 +90,12 @@ def finetune(config: FinetuneConfig) -> Summary:
         need_trainable(config, [(seed, subject.question) for seed, subject in subjects.items()])
         for seed, subject in subjects.items():
             own = dataclasses.replace(config, seed=seed)
+            found = views(subject.question, own, stand_in=STAND_IN)
             if seed == config.seed:
-                announce(subject.question)
-                for note in protocol_of(config).sentences():
-                    print(f"{source.name}: {note}")
+                _announce(config, subject.question, found)
             data[source.name] = subject.question.samples
             for run in runs:
-                for unit in _units(own, subject, run):
+                for unit in _units(own, subject, found, run):
                     recipes[unit.initial.fingerprint] = unit.initial
                     if stored(
                         folder, stored_as(unit.hash, unit.key), unit.key, unit.initial
@@ -109,20 +112,24 @@ def finetune(config: FinetuneConfig) -> Summary:
 
 
 def _refuse_early(source: Source, config: FinetuneConfig) -> None:
-    """The gate needs no pixels for most leaks, amounts of labels none: such a data set is refused before it is decoded."""
+    """The gate needs no pixels for most leaks, amounts of labels and cases none: such a data set is refused before it is
+    decoded.
+    """  # noqa: D205 - two reasons, one sentence
     try:
         asked = [
             (seed, question(source.name, source.samples, dataclasses.replace(config, seed=seed)))
             for seed in seeds(config)
         ]
+        for _, subject in asked:
+            need_possible(config, views(subject, config))
         need_trainable(config, asked)
     except LeakError as error:
         more = "equal pixels and near copies are looked for after decoding, see featprobe inspect"
         raise LeakError(error.wrong, f"{error.known}; {more}", error.next_step) from None
 
 
-def _need_flat(config: FinetuneConfig, run: BackboneRun) -> None:
-    """ConfigError for volumes, which are learnt from frozen backbones alone."""
+def _need_kind(config: FinetuneConfig, run: BackboneRun) -> None:
+    """ConfigError for volumes and a backbone of images, or the reverse, and for what volumes can't be put through."""
     backbones.learn(
         run.backbone,
         offline=offline(config.offline),
@@ -130,19 +137,17 @@ def _need_flat(config: FinetuneConfig, run: BackboneRun) -> None:
         remote_code=config.remote_code,
     )
     info = backbones.describe(run.backbone)
-    what = (
-        "--slices volume"
-        if config.slices == "volume"
-        else f"{run.backbone} takes volumes"
-        if info.rules[info.default_rule].depth is not None
-        else ""
-    )
-    if what:
+    volumes = config.slices == VOLUME
+    if volumes != (info.rules[info.default_rule].depth is not None):
+        takes = "flat images, and --slices volume gives whole volumes" if volumes else "whole volumes"
         raise ConfigError(
-            f"{what}: fine-tuning does not learn from volumes",
-            "it trains on flat images alone so far",
-            "type featprobe extract and featprobe probe, which learn from the frozen backbone",
+            f"{run.backbone} takes {takes}",
+            "volumes are trained on whole by 3-D backbones, slice by slice by others",
+            "type --slices all, or --backbone medicalnet_resnet10" if volumes else "type --slices volume",
         )
+    flat = "--cutmix" if config.cutmix else "--channels-last" if config.channels_last else ""
+    if volumes and flat:
+        raise ConfigError(f"{flat} is of flat images", f"{run.backbone} takes volumes", "leave it out")
 
 
 def _need_rows(config: FinetuneConfig, run: BackboneRun) -> None:
@@ -171,7 +176,8 @@ def _decoded(source: Source, config: FinetuneConfig, intensity: Intensity) -> tu
     """The images at hand, and the samples of those that can be read, their copies found."""
     from featprobe.stages.images import ImageShelf
 
-    shelf = ImageShelf(source.dataset, intensity=intensity, workers=config.workers)
+    volumes = config.slices == VOLUME
+    shelf = ImageShelf(source.dataset, intensity=intensity, workers=config.workers, volumes=volumes)
     if not len(shelf.rows):
         raise DataError(
             f"no image of {source.name!r} can be read",
@@ -193,9 +199,24 @@ def _subject(source: Source, shelf: ImageShelf, samples: Samples, config: Finetu
     return Subject(source, shelf, asked, rows)
 
 
+def _announce(config: FinetuneConfig, subject: Question, found: Sequence[View]) -> None:
+    announce(subject)
+    notes = [*protocol_of(config).sentences(), *(note for view in found for note in view.notes)]
+    if len(found) > 1:
+        looked = [" ".join(filter(None, (f"by {v.level}", v.inputs, v.fusion))) for v in found]
+        notes.append(
+            f"each mode is trained {len(found)} times on each fold: {', '.join(looked)} (fewer: --level, --fusion)"
+        )
+    for note in dict.fromkeys(notes):
+        print(f"{subject.name}: {note}")
+
+
 def _lacks_export(config: FinetuneConfig, unit: Unit) -> bool:
     """Whether models are asked for that an earlier run did not write; its checkpoints give them without training."""
-    return config.export and not any((config.out / "models").glob(f"*-{unit.hash[:8]}-*.safetensors"))
+    plain = unit.view.of_case is None and unit.rule.depth is None
+    return (
+        config.export and plain and not any((config.out / "models").glob(f"*-{unit.hash[:8]}-*.safetensors"))
+    )
 
 
 def _poolings(config: FinetuneConfig, backbone: Any, name: str) -> tuple[str, ...]:
@@ -206,45 +227,60 @@ def _poolings(config: FinetuneConfig, backbone: Any, name: str) -> tuple[str, ..
     return tuple(dict.fromkeys(backbone.canonical(one) for one in named or (default,)))
 
 
-def _units(config: FinetuneConfig, subject: Subject, run: BackboneRun) -> Iterator[Unit]:
+def _units(
+    config: FinetuneConfig, subject: Subject, found: Sequence[View], run: BackboneRun
+) -> Iterator[Unit]:
     wanted = _wanted(config, run)
     backbone = load_backbone(wanted, run, seed=config.seed)
     rule = resolved_rule(config, backbone, config.image_size)
     # Positions are fitted to the size before the optimiser is given them.
     backbone.set_image_size(rule.image_size)
     initial = recipe_for(subject.source, backbone, rule, precision=config.precision, storage="float32")
-    for mode in config.mode:
-        for pooling in _poolings(config, backbone, run.backbone):
-            recipe = recipe_of(config, mode, pooling)
-            for fraction, shots in amounts_of(config):
-                key = RunKey(
-                    dataset=subject.source.name,
-                    backbone=backbone.name,
-                    weights=backbone.weights_label,
-                    mode=str(parse_mode(mode)),
-                    pooling=pooling,
-                    preprocessing=rule.label,
-                    probe="mlp-head" if recipe.hidden else "linear-head",
-                    protocol=subject.question.protocol.replace("featprobe", config.protocol, 1),
-                    fraction=fraction,
-                    shots=shots,
-                    variant=variant_of(config, recipe),
-                    seed=config.seed,
-                    fingerprint=initial.fingerprint,
-                )
-                digest = subject.question.unit(
-                    initial.fingerprint,
-                    stage="finetune",
-                    pooling=pooling,
-                    training=recipe.to_dict(),
-                    moves=[config.flip, config.vertical_flip, config.rotate],
-                    amount=[fraction, shots],
-                    protocol=PROTOCOLS.get(config.protocol).sha256,
-                    search=[config.trials, config.minutes],
-                    numerics=HEADS_NUMERICS,
-                )
-                key = varied(key, config, subject.question.samples.task)
-                yield Unit(run, backbone, rule, pooling, initial, recipe, key, digest)
+    for view in found:
+        for mode in config.mode:
+            for pooling in _poolings(config, backbone, run.backbone):
+                recipe, about = batches_of(recipe_of(config, mode, pooling), config, view)
+                for fraction, shots in amounts_of(config):
+                    key = RunKey(
+                        dataset=subject.source.name,
+                        backbone=backbone.name,
+                        weights=backbone.weights_label,
+                        mode=str(parse_mode(mode)),
+                        pooling=pooling,
+                        inputs=view.inputs,
+                        fusion=view.fusion,
+                        level=view.level,
+                        preprocessing=rule.label,
+                        probe="mlp-head" if recipe.hidden else "linear-head",
+                        protocol=subject.question.protocol.replace("featprobe", config.protocol, 1),
+                        fraction=fraction,
+                        shots=shots,
+                        variant=variant_of(config, recipe),
+                        seed=config.seed,
+                        fingerprint=initial.fingerprint,
+                    )
+                    digest = _hash(config, subject.question, view, recipe, key)
+                    key = varied(key, config, view.samples.task)
+                    yield Unit(run, view, backbone, rule, pooling, initial, recipe, key, digest, about)
+
+
+def _hash(config: FinetuneConfig, subject: Question, view: View, recipe: TrainingRecipe, key: RunKey) -> str:
+    looked: dict[str, Any] = {}
+    if view.of_case is not None or view.inputs:
+        looked = {"level": view.level, "inputs": view.inputs, "fusion": view.fusion}
+        looked |= {"missing": config.missing, "seen": seen(config, view)}
+    return subject.unit(
+        key.fingerprint,
+        stage="finetune",
+        pooling=key.pooling,
+        training=recipe.to_dict(),
+        moves=[config.flip, config.vertical_flip, config.rotate],
+        amount=[key.fraction, key.shots],
+        protocol=PROTOCOLS.get(config.protocol).sha256,
+        search=[config.trials, config.minutes],
+        numerics=HEADS_NUMERICS,
+        **({"view": looked} if looked else {}),
+    )
 
 
 def _wanted(config: FinetuneConfig, run: BackboneRun) -> FinetuneConfig:
@@ -262,7 +298,7 @@ def _train(
     """Train, predict and store one unit, fold by fold; a killed run goes on at its last checkpoint."""
     checkpoints = config.out / "checkpoints" / unit.hash[:12]
     outcomes: list[Outcome] = []
-    for fold in subject.question.plan.folds:
+    for fold in unit.view.folds:
         place = checkpoints / f"fold-{fold.name}"
         try:
             outcomes.append(train_unit_fold(config, subject, unit, fold, device, place))
@@ -272,11 +308,11 @@ def _train(
     predictions = [
         Predictions(
             with_fold(unit.key, fold.name),
-            subject.question.samples.take(fold.test),
+            unit.view.samples.take(fold.test),
             outcome.scores,
             outcome.n_train,
         )
-        for fold, outcome in zip(subject.question.plan.folds, outcomes, strict=True)
+        for fold, outcome in zip(unit.view.folds, outcomes, strict=True)
     ]
     about = _info(config, subject, unit, outcomes, device)
     metrics = PROTOCOLS.get(config.protocol).metrics
@@ -300,10 +336,10 @@ def _info(
     outcomes: Sequence[Outcome],
     device: torch.device,
 ) -> dict[str, Any]:
-    folds = {fold.name: outcome for fold, outcome in zip(subject.question.plan.folds, outcomes, strict=True)}
+    folds = {fold.name: outcome for fold, outcome in zip(unit.view.folds, outcomes, strict=True)}
     spent = costs([outcome.cost for outcome in outcomes], device, config.watts)
     notes = [f"fold {name}: {note}" for name, outcome in folds.items() for note in outcome.notes]
-    shared = [*subject.question.notes, *protocol_of(config).sentences()]
+    shared = [*subject.question.notes, *unit.view.notes, *protocol_of(config).sentences(), *unit.about]
     searched = {name: outcome.search for name, outcome in folds.items() if outcome.search}
     return {
         "key": unit.key.to_dict(),

@@ -1,4 +1,4 @@
-"""Decoded images at hand for training: read once, kept while they fit into memory, augmented by position."""
+"""Decoded images and volumes at hand for training: read once, kept while they fit into memory, augmented by position."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from tqdm import tqdm
 
 from featprobe.datasets import UnreadableImageError
-from featprobe.imaging import AUTO, Intensity, Print, Raster, print_of
-from featprobe.loading import augment, preprocess
+from featprobe.imaging import AUTO, Intensity, Print, Raster, print_of, print_of_volume
+from featprobe.loading import augment, augment_volume, preprocess, preprocess_volume
 from featprobe.records import AnyArray, IntArray, Preprocessing, Samples, texts
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL.Image import Image
 
 MEMORY: Final = 4 * 2**30
@@ -33,8 +34,20 @@ class Moves:
     rotate: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """`levels`: uint8 [Z, Y, X]; `spacing`: mm between voxels along these axes."""
+
+    levels: npt.NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+
+
 class ImageShelf:
-    """The readable images of one data set. `rows`: int64 [M], their rows; `faults`: (row, reason) of the others."""
+    """The readable images of one data set, or its volumes.
+
+    `rows`: int64 [M], their rows; `faults`: (row, reason) of the others. `volumes`: what they must be; ConfigError
+    where one is the other.
+    """
 
     def __init__(
         self,
@@ -43,10 +56,12 @@ class ImageShelf:
         intensity: Intensity = AUTO,
         workers: int | None = None,
         memory: int = MEMORY,
+        volumes: bool = False,
     ) -> None:
         self._dataset = dataset
         self._intensity = intensity
-        self._kept: dict[int, Image] = {}
+        self._volumes = volumes
+        self._kept: dict[int, Image | Volume] = {}
         self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
         self.faults: list[tuple[int, str]] = []
         left = memory
@@ -64,7 +79,7 @@ class ImageShelf:
             image, look = found
             good.append(row)
             self._prints.append(look)
-            size = image.width * image.height * 3
+            size = image.levels.size if isinstance(image, Volume) else image.width * image.height * 3
             if size <= left:
                 self._kept[row] = image
                 left -= size
@@ -79,26 +94,40 @@ class ImageShelf:
             thumbnail=np.array(thumbnails, dtype=np.uint8).reshape(len(thumbnails), -1),
         )
 
-    def _try(self, row: int) -> tuple[Image, Print] | str:
+    def _try(self, row: int) -> tuple[Image | Volume, Print] | str:
         try:
             raster = self._raster(row)
         except (UnreadableImageError, OSError) as error:
             return error.strerror or str(error)
-        presented = raster.rgb(AUTO)
-        image = presented if self._intensity == AUTO else raster.rgb(self._intensity)
+        presented = self._shown(raster, AUTO)
+        image = presented if self._intensity == AUTO else self._shown(raster, self._intensity)
+        if isinstance(presented, Volume):
+            return image, print_of_volume(raster, presented.levels)
         return image, print_of(presented)
 
     def _raster(self, row: int) -> Raster:
         raster: Raster = self._dataset.decode(self._dataset.read(row))
         return raster
 
+    def _shown(self, raster: Raster, intensity: Intensity) -> Image | Volume:
+        if self._volumes:
+            return Volume(raster.levels(intensity), raster.spacing or (1.0, 1.0, 1.0))
+        return raster.rgb(intensity)
+
     def tensor(self, row: int, rule: Preprocessing, seed: int | None, moves: Moves) -> torch.Tensor:
-        """float32 [3, H, W] of one image; augmented by a generator of (seed, row) unless `seed` is None."""
-        image = self._kept.get(row) or self._raster(row).rgb(self._intensity)
+        """float32 [3, H, W] of one image, [1, D, H, W] of a volume; augmented by a generator of (seed, row) unless
+        `seed` is None.
+        """  # noqa: D205 - what it gives does not fit a first line
+        image = self._kept.get(row) or self._shown(self._raster(row), self._intensity)
         if seed is None:
+            if isinstance(image, Volume):
+                return preprocess_volume(image.levels, image.spacing, rule)
             return preprocess(image, rule)
         mixed = int(np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return augment(image, rule, torch.Generator().manual_seed(mixed), **dataclasses.asdict(moves))
+        generator = torch.Generator().manual_seed(mixed)
+        if isinstance(image, Volume):
+            return augment_volume(image.levels, image.spacing, rule, generator, **dataclasses.asdict(moves))
+        return augment(image, rule, generator, **dataclasses.asdict(moves))
 
     def submit(
         self, rows: Sequence[int], rule: Preprocessing, seed: int | None, moves: Moves
@@ -133,7 +162,9 @@ class ImagePart:
     def batches(
         self, order: IntArray, batch_size: int, *, augment_seed: int | None
     ) -> Iterator[torch.Tensor]:
-        """float32 [B, 3, H, W] per slice of `order`; the next batch is made while the last one is used."""
+        """float32 [B, 3, H, W] ([B, 1, D, H, W] of volumes) per slice of `order`; the next batch is made while the
+        last one is used.
+        """  # noqa: D205 - what it gives does not fit a first line
         slices = [self._rows[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
         ahead: list[list[Future[torch.Tensor]]] = []
         for rows in slices:

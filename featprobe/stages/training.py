@@ -16,18 +16,21 @@ from featprobe import backbones, probes, splitting
 from featprobe.config import FinetuneConfig
 from featprobe.errors import MissingExtraError
 from featprobe.heads import HeadStart, Progress, TrainingRecipe, parse_mode
-from featprobe.records import AnyArray, FloatArray, IntArray, Preprocessing, Recipe, RunKey
+from featprobe.records import FloatArray, IntArray, Preprocessing, Recipe, RunKey
 from featprobe.registry import PROTOCOLS
+from featprobe.stages.bags import parts_of, pooled, title
 from featprobe.stages.evaluation import Question
 from featprobe.stages.sources import BackboneRun, Source
 from featprobe.stages.training_calibrating import recalibrated
 from featprobe.stages.training_costs import Cost, peak_memory
 from featprobe.stages.training_rows import rows_of
+from featprobe.stages.views import View
 
 if TYPE_CHECKING:
     import torch
 
     from featprobe.heads.inference import FittedHead
+    from featprobe.stages.case_images import CasePart
     from featprobe.stages.images import ImagePart, ImageShelf
 
 
@@ -43,12 +46,15 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """One backbone, weights, pooling, mode and amount over all folds: what is stored, and reused, as a whole.
+    """One backbone, weights, pooling, mode and amount on one view of the data over all folds: what is stored, and
+    reused, as a whole.
 
-    `initial`: the recipe of the backbone before training.
-    """
+    `view`: images or cases, whose rows the folds count. `initial`: the recipe of the backbone before training. `about`:
+    what is said of its batches.
+    """  # noqa: D205 - what it is of does not fit a first line
 
     run: BackboneRun
+    view: View
     backbone: Any
     rule: Preprocessing
     pooling: str
@@ -56,6 +62,7 @@ class Unit:
     recipe: TrainingRecipe
     key: RunKey
     hash: str
+    about: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +84,8 @@ class Trainable:
     subject: Subject
     unit: Unit
     fold: splitting.Fold
-    train: ImagePart
-    val: ImagePart
+    train: ImagePart | CasePart
+    val: ImagePart | CasePart
     device: torch.device
     title: str
 
@@ -92,10 +99,12 @@ class Trainable:
         """The model of `recipe`, its checkpoints in `place` under `key`; see `featprobe.heads.training`."""
         from featprobe.heads.training import train_fold
 
-        samples = self.subject.question.samples
+        samples = self.unit.view.samples
+        single = backbones.Pooled(self.unit.backbone, self.unit.pooling)
+        backbone, dim = pooled(single, single.dim, self.unit.view)
         return train_fold(
-            backbones.Pooled(self.unit.backbone, self.unit.pooling),
-            self.unit.backbone.dim(self.unit.pooling),
+            backbone,
+            dim,
             len(samples.label_names),
             train=self.train,
             val=self.val,
@@ -110,7 +119,7 @@ class Trainable:
 
     def _start(self, rows: FloatArray, held: FloatArray) -> HeadStart:
         """Featprobe's own logistic probe on these rows, its C chosen on the validation part."""
-        samples = self.subject.question.samples
+        samples = self.unit.view.samples
         fitted = probes.fit_probe(
             "logistic",
             np.concatenate([rows, held]),
@@ -154,25 +163,16 @@ def train_unit_fold(
 ) -> Outcome:
     """Train (or search), predict and measure one fold."""
     from featprobe.heads.inference import predict
-    from featprobe.stages.images import ImagePart, Moves
 
-    samples = subject.question.samples
-    learn, watch = rows_of(PROTOCOLS.get(config.protocol), samples, fold, unit.key)
-    moves = Moves(config.flip, config.vertical_flip, config.rotate)
-
-    def part(rows: IntArray) -> ImagePart:
-        labels: AnyArray = samples.label[rows]
-        names = samples.id[rows].tolist()
-        return ImagePart(subject.shelf, subject.rows[rows], labels, unit.rule, moves, names)
-
-    title = f"{unit.key.dataset} {unit.run.backbone} ({unit.key.weights}) {unit.key.mode} fold {fold.name}"
-    task = Trainable(subject, unit, fold, part(learn), part(watch), device, title)
+    learn, watch = rows_of(PROTOCOLS.get(config.protocol), unit.view.samples, fold, unit.key)
+    part = parts_of(config, subject, unit)
+    task = Trainable(subject, unit, fold, part(learn), part(watch), device, title(unit, fold))
     with peak_memory(device) as peak:
         head, searched, notes = _fitted(config, task, place)
         began = time.perf_counter()
         scores = predict(head, part(fold.test), device=device)
         held = partial(predict, head, task.val, device=device)
-        scores, said = recalibrated(scores, unit.key, samples, task.val.labels, held)
+        scores, said = recalibrated(scores, unit.key, unit.view.samples, task.val.labels, held)
         seconds = head.seconds + time.perf_counter() - began + float(searched.get("seconds", 0.0))
     if config.export:
         from featprobe.stages.training_export import export
@@ -180,7 +180,7 @@ def train_unit_fold(
         notes = (*notes, *export(config.out / "models", task, head))
     notes = (*notes, *said)
     for note in (*head.notes, *notes):
-        print(f"{title}: {note}")
+        print(f"{task.title}: {note}")
     whole = sum(parameter.numel() for parameter in unit.backbone.parameters())
     cost = Cost(seconds, peak.bytes, head.model.trained_parameters(), whole)
     return Outcome(scores, head, len(learn) + len(watch), cost, searched, (*head.notes, *notes))

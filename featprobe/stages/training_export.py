@@ -22,6 +22,9 @@ def export(folder: Path, task: Trainable, head: FittedHead) -> tuple[str, ...]:
     from featprobe.heads.exporting import to_timm
 
     backbone = task.unit.backbone
+    if task.unit.view.of_case is not None or task.unit.rule.depth is not None:
+        what = "cases" if task.unit.rule.depth is None else "volumes"
+        return (f"not exported: a model of {what}: timm's models take one flat image",)
     try:
         tensors, options = to_timm(head, backbone.architecture, task.unit.rule.image_size)
     except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from featprobe.stages.evaluation import Question
 from featprobe.stages.feasible import Draw, need_draws, need_two_classes
 from featprobe.stages.fitting import parts_of
 from featprobe.stages.training_calibrating import need_every_class
+from featprobe.stages.views import views
 
 
 def rows_of(protocol: ProbeProtocol, samples: Samples, fold: Fold, key: RunKey) -> tuple[IntArray, IntArray]:
@@ -53,12 +55,12 @@ def need_trainable(config: FinetuneConfig, asked: Sequence[tuple[int, Question]]
     for seed, subject in asked:
         plain = RunKey(subject.name, "", "", "", "", "", "", "", seed=seed)  # of no backbone yet
         plain = varied(plain, config, subject.samples.task)
-        for fraction, shots in amounts_of(config):
+        for view, (fraction, shots) in itertools.product(views(subject, config), amounts_of(config)):
             key = dataclasses.replace(plain, fraction=fraction, shots=shots)
-            for fold in subject.plan.folds:
-                attempt = functools.partial(_attempt, protocol, subject.samples, fold, key)
+            for fold in view.folds:
+                attempt = functools.partial(_attempt, protocol, view.samples, fold, key)
                 pool = np.concatenate([fold.train, fold.val])
-                draws.append(Draw(subject.samples, pool, fold.name, key, 1, attempt))
+                draws.append(Draw(view.samples, pool, fold.name, key, 1, attempt))
     need_draws(draws)
 
 

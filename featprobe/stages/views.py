@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from featprobe import cases
-from featprobe.config import ProbeConfig
+from featprobe.config_cases import CaseOptions
 from featprobe.errors import ConfigError, SplitError
 from featprobe.records import AnyArray, IntArray, Samples, TextArray
 from featprobe.splitting import Fold
@@ -48,8 +49,14 @@ class View:
         return cases.pool(part, self.of_case, count, how)
 
 
-def views(subject: Question, config: ProbeConfig) -> list[View]:
+STAND_IN: Final = "the training cases' mean embedding stands in"
+"""What becomes of a modality that a case lacks, in probing."""
+
+
+def views(subject: Question, config: CaseOptions, *, stand_in: str = STAND_IN) -> list[View]:
     """Every view that the flags ask for and the data allow, images before cases.
+
+    `stand_in`: what is said to become of a modality that a case lacks.
 
     Raises ConfigError for `--fusion` without modalities, DataError where the images of a case contradict each
     other.
@@ -70,7 +77,7 @@ def views(subject: Question, config: ProbeConfig) -> list[View]:
     if "image" in levels:
         found += _image_views(subject, modalities if mixed and "alone" in fusion else (), fusion)
     if "case" in levels:
-        found += _case_views(subject, config, modalities, fusion)
+        found += _case_views(subject, config, modalities, fusion, stand_in)
     empty = [view.inputs or "all" for view in found if not view.folds]
     if empty:
         raise SplitError(
@@ -102,7 +109,11 @@ def _image_views(subject: Question, alone: tuple[str, ...], fusion: Sequence[str
 
 
 def _case_views(
-    subject: Question, config: ProbeConfig, modalities: tuple[str, ...], fusion: Sequence[str]
+    subject: Question,
+    config: CaseOptions,
+    modalities: tuple[str, ...],
+    fusion: Sequence[str],
+    stand_in: str,
 ) -> list[View]:
     samples = subject.samples
     grouped = cases.cases_of(samples, sides=subject.plan.scheme == "user's split")
@@ -122,9 +133,7 @@ def _case_views(
             keep = np.flatnonzero(whole)
             notes.append(f"{lacking} of {len(whole)} cases lack a modality and are left out (--missing drop)")
         elif lacking:
-            notes.append(
-                f"{lacking} of {len(whole)} cases lack a modality: the training cases' mean embedding stands in"
-            )
+            notes.append(f"{lacking} of {len(whole)} cases lack a modality: {stand_in}")
     number = np.full(len(grouped.samples), -1, dtype=np.int64)
     number[keep] = np.arange(len(keep))
     judged = grouped.samples.take(keep)

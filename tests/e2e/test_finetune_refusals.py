@@ -20,8 +20,11 @@ ViT = ("--backbone", "vit_tiny_patch16_224", "--weights", "random")
         (("--layer", "last4"), "finetune has no --layer; it trains the backbone's last features alone"),
         (("--tta", "hflip"), "finetune has no --tta; a trained model judges the plain view alone"),
         (("--image-size", "32", "48"), "--image-size 32 48: fine-tuning takes one image size"),
-        (("--slices", "volume"), "--slices volume: fine-tuning does not learn from volumes"),
-        (("--backbone", "medicalnet_resnet10"), "takes volumes: fine-tuning does not learn from volumes"),
+        (
+            ("--slices", "volume"),
+            "efficientnet_lite0 takes flat images, and --slices volume gives whole volumes",
+        ),
+        (("--backbone", "medicalnet_resnet10"), "medicalnet_resnet10 takes whole volumes"),
         ((*ViT, "--image-size", "40"), "can't take images of 40 x 40 pixels"),
     ],
 )
