@@ -95,7 +95,7 @@ def finetune(config: FinetuneConfig) -> Summary:
                 _announce(config, subject.question, found)
             data[source.name] = subject.question.samples
             for run in runs:
-                for unit in _units(own, subject, found, run):
+                for unit in _units(own, subject, found, run, drawn=config.seed):
                     recipes[unit.initial.fingerprint] = unit.initial
                     if stored(
                         folder, stored_as(unit.hash, unit.key), unit.key, unit.initial
@@ -228,10 +228,11 @@ def _poolings(config: FinetuneConfig, backbone: Any, name: str) -> tuple[str, ..
 
 
 def _units(
-    config: FinetuneConfig, subject: Subject, found: Sequence[View], run: BackboneRun
+    config: FinetuneConfig, subject: Subject, found: Sequence[View], run: BackboneRun, *, drawn: int
 ) -> Iterator[Unit]:
+    """`drawn`: seed of random weights, the same for all repeats: they are one backbone, as in extraction."""
     wanted = _wanted(config, run)
-    backbone = load_backbone(wanted, run, seed=config.seed)
+    backbone = load_backbone(wanted, run, seed=drawn)
     rule = resolved_rule(config, backbone, config.image_size)
     # Positions are fitted to the size before the optimiser is given them.
     backbone.set_image_size(rule.image_size)

@@ -127,6 +127,13 @@ def test_every_amount_and_way_of_testing_is_the_probes_own_by_case(
             named = [line for line in table.splitlines() if how in line]
             assert sorted("frozen" in line for line in named) == [False, True], "side by side"
         assert "last:1 · max of case minus test_vit (random) · frozen logistic · max of case" in page
+    if "--repeats" in flags:
+        stored = pd.read_csv(tmp_path / "results" / "results.csv")
+        assert stored.groupby("mode")["fingerprint"].nunique().to_dict() == {"frozen": 1, "last:1": 1}
+        page = told(
+            quick_featprobe("compare", "results", "--resamples", "50", "--map", "none", "--no-images")
+        )
+        assert "last:1, fractions of the labels" in page, "random weights are one backbone in all repeats"
     units = json.loads((tmp_path / "results" / "run.json").read_text())["units"].values()
     notes = [note for unit in units for note in unit["notes"]]
     assert "a training step sees 8 cases with up to 2 images each, drawn anew every epoch" in notes
