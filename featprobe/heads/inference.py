@@ -18,6 +18,7 @@ from featprobe.heads.model import Classifier
 from featprobe.heads.objective import Objective
 from featprobe.heads.recipe import TrainingRecipe
 from featprobe.heads.sources import BatchSource
+from featprobe.heads.team import SOLO, Team
 from featprobe.records import FloatArray, IntArray
 
 
@@ -49,20 +50,21 @@ def predict(
     device: torch.device | str,
     precision: str | None = None,
     batch_size: int | None = None,
+    team: Team = SOLO,
 ) -> FloatArray:
     """Predictions in the order of `test`, float64: probabilities of classes [N, C], whose rows sum to 1, of labels
     [N, L], or numbers [N, 1].
 
     `precision` and `batch_size` are the recipe's where None; the batch size changes nothing beyond
-    floating-point noise. Raises ProbeError where a score is not finite or an image is missing.
+    floating-point noise. The processes of `team` share the rows, and each gets all predictions. Raises ProbeError where a score is not finite or an image is missing.
     """  # noqa: D205 - what it gives by kind of target does not fit a first line
     where = torch.device(device)
     arithmetic = fitted.recipe.precision if precision is None else precision
     size = fitted.recipe.batch_size if batch_size is None else batch_size
     check_precision(where, arithmetic)
     model = fitted.model.to(where).eval()
-    with machine(where, arithmetic, size):
-        scores = run_batches(model, test, where, precision=arithmetic, batch_size=size)
+    with team.agreeing(), machine(where, arithmetic, size):
+        scores = run_batches(model, test, where, precision=arithmetic, batch_size=size, team=team)
     if not bool(torch.isfinite(scores).all()):
         raise ProbeError(
             "the trained model gives scores that are not finite",
@@ -79,10 +81,11 @@ def run_batches(
     *,
     precision: str,
     batch_size: int,
+    team: Team = SOLO,
 ) -> Tensor:
     """`function` over all of `source` in its order, without augmentation or gradient: float32 [N, ...], CPU.
 
-    Batches that do not fit into memory are passed in halves.
+    Batches that do not fit into memory are passed in halves. Each process of `team` passes one block of the rows.
     """
     # Rows of several images each say how many of them fit at a time.
     batch_size = min(batch_size, getattr(source, "at_once", batch_size))
@@ -95,12 +98,13 @@ def run_batches(
                 made.append(function(part.to(device, non_blocking=True)).float())
         return torch.cat(made)
 
-    order = np.arange(len(source.labels), dtype=np.int64)
+    count = len(source.labels)
+    order = np.arange(*team.block(count), dtype=np.int64)
     results = []
     with torch.no_grad():
         for images, _ in paired(source, order, batch_size, augment_seed=None):
             results.append(portions.run(partial(passed, images), undo=_nothing, rows=len(images)))
-    return torch.cat(results).cpu() if results else torch.empty(0)
+    return team.rows(torch.cat(results).cpu() if results else torch.empty(0), count)
 
 
 def _nothing() -> None:

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from featprobe.errors import ProbeError, listed
-from featprobe.heads.checkpoints import CheckpointStore, pack_optimizer, unpack_optimizer
+from featprobe.heads.checkpoints import pack_optimizer, unpack_optimizer
 from featprobe.heads.convex import solve
-from featprobe.heads.inference import paired, run_batches
+from featprobe.heads.inference import run_batches
+from featprobe.heads.led import LedStore
 from featprobe.heads.model import Classifier
 from featprobe.heads.objective import Objective
 from featprobe.heads.optimisation import balanced_order, derive_seed, epoch_order, steps_per_epoch
 from featprobe.heads.recipe import TrainingRecipe
+from featprobe.heads.shares import shared
 from featprobe.heads.sources import BatchSource, Progress
 from featprobe.heads.steps import Stepper
+from featprobe.heads.team import SOLO, Team
 from featprobe.records import AnyArray, IntArray
 
 STEPS_BETWEEN_CHECKS: Final = 50
@@ -82,11 +85,12 @@ class Trainer:
         objective: Objective,
         recipe: TrainingRecipe,
         device: torch.device,
-        store: CheckpointStore,
+        store: LedStore,
         on_progress: Callable[[Progress], None] | None,
         save_seconds: float,
+        team: Team = SOLO,
     ) -> None:
-        self.model, self.train, self.val = model, train, val
+        self.model, self.train, self.val, self.team = model, train, val, team
         self.objective, self.recipe = objective.to(device), recipe
         self.device, self.store = device, store
         self.on_progress, self.save_seconds = on_progress, save_seconds
@@ -94,7 +98,7 @@ class Trainer:
         convex = recipe.optimizer == "lbfgs"
         self.steps = 1 if convex else steps_per_epoch(len(train.source.labels), recipe.batch_size)
         self.epochs = 1 if convex else recipe.max_epochs
-        self.stepper = Stepper(model, self.objective, recipe, device, self.epochs * self.steps)
+        self.stepper = Stepper(model, self.objective, recipe, device, self.epochs * self.steps, team)
         self.truth = objective.truth(train.source.labels)
         forward = train.forward(model)
         self.forward: Callable[[Tensor], Tensor] = (
@@ -112,8 +116,10 @@ class Trainer:
             else:
                 self._train_epoch()
             self._close_epoch()
-        note = self.stepper.portions.note(self.recipe.batch_size, norms=bool(self.model.moving))
-        self.store.notes += [note] if note else []
+        note = self.stepper.portions.note(
+            self.recipe.batch_size, norms=bool(self.model.moving), processes=self.team.size
+        )
+        self.store.notes.extend([note] if note else [])
         self.store.finish({**self._record(), "progress": self.state.to_dict()})
 
     @property
@@ -125,7 +131,9 @@ class Trainer:
     def _solve(self) -> None:
         source = self.train.source
         assert isinstance(source, FeatureSource)
-        loss = solve(self.model.head, source.features, source.labels, self.objective, l2=self.recipe.l2)
+        head, l2 = self.model.head, self.recipe.l2
+        loss = self.team.decided(lambda: solve(head, source.features, source.labels, self.objective, l2=l2))
+        head.load_state_dict(self.team.tensors(head.state_dict))
         self.state.loss_sum, self.state.images = loss * len(source.labels), len(source.labels)
 
     def _train_epoch(self) -> None:
@@ -135,8 +143,13 @@ class Trainer:
         left = self._order()[state.step * recipe.batch_size :]
         self.model.begin_epoch(state.epoch)
         self.model.train()
-        for inputs, positions in paired(
-            self.train.source, left, recipe.batch_size, augment_seed=augment_seed
+        for inputs, positions, rows, live in shared(
+            self.train.source,
+            left,
+            recipe.batch_size,
+            augment_seed=augment_seed,
+            team=self.team,
+            mirrored=recipe.mixes,
         ):
             loss = self.stepper.step(
                 self.forward,
@@ -144,15 +157,21 @@ class Trainer:
                 self.truth[torch.from_numpy(positions)],
                 at=(state.epoch, state.step),
                 done=state.epoch * self.steps + state.step,
+                rows=rows,
+                live=live,
             )
             self.unread.append((loss, positions))
             state.step += 1
             if len(self.unread) == STEPS_BETWEEN_CHECKS:
                 self._read_losses()
-            if state.step < self.steps and time.monotonic() - self.saved_at >= self.save_seconds:
+            if state.step < self.steps and self.team.decided(self._is_due):
                 self._save()
             self._tell(state.epoch + 1, state.step)
         self._read_losses()
+
+    def _is_due(self) -> bool:
+        """Whether the last checkpoint is old."""
+        return time.monotonic() - self.saved_at >= self.save_seconds
 
     def _order(self) -> IntArray:
         """The positions of this epoch."""
@@ -177,12 +196,14 @@ class Trainer:
 
     def _close_epoch(self) -> None:
         state = self.state
-        row = {
+        found = {
             "epoch": state.epoch + 1,
             "lr": self.stepper.optimizer.param_groups[-1]["lr"],
             "train_loss": state.loss_sum / state.images,
             **self._validate(),
         }
+        # Which epoch is the best, and when to stop, follows from the main process's own digits.
+        row = self.team.decided(lambda: found)
         state.history.append(row)
         state.epoch, state.step, state.loss_sum, state.images = state.epoch + 1, 0, 0.0, 0
         improved = state.best_epoch == 0 or self._better(row, state.history[state.best_epoch - 1])
@@ -207,6 +228,7 @@ class Trainer:
             self.device,
             precision=self.recipe.precision,
             batch_size=self.recipe.batch_size,
+            team=self.team,
         )
         found = self.objective.metrics(scores, labels)
         if not math.isfinite(found["val_loss"]):

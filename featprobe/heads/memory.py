@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from featprobe.heads.team import SOLO, Team
 
 T = TypeVar("T")
 
@@ -29,15 +32,25 @@ class Portions:
 
     def parts(self, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
         """The tensors [B, ...] in near-equal parts of at most `size` rows, so that no part is a stump."""
-        count = math.ceil(len(tensors[0]) / self.size)
-        return list(zip(*(torch.tensor_split(tensor, count) for tensor in tensors), strict=True))
+        spans = self.spans(len(tensors[0]))
+        return [tuple(tensor[start:stop] for tensor in tensors) for start, stop in spans]
 
-    def run(self, attempt: Callable[[], T], *, undo: Callable[[], None], rows: int) -> T:
-        """What `attempt` gives; after running out of memory it is undone and tried in smaller parts."""
+    def spans(self, rows: int) -> list[tuple[int, int]]:
+        """(first, end) of near-equal parts of at most `size` of `rows` rows."""
+        count = math.ceil(rows / self.size)
+        least, longer = divmod(rows, count) if count else (0, 0)
+        ends = [number * least + min(number, longer) for number in range(count + 1)]
+        return list(itertools.pairwise(ends))
+
+    def run(self, attempt: Callable[[], T], *, undo: Callable[[], None], rows: int, team: Team = SOLO) -> T:
+        """What `attempt` gives; after running out of memory it is undone and tried in smaller parts.
+
+        Where memory runs out in one process of `team` all of them undo and take the smaller parts.
+        """
         while True:
             failed = False
             try:
-                return attempt()
+                return team.attempted(attempt)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or min(self.size, rows) <= self.least:
                     raise
@@ -49,13 +62,14 @@ class Portions:
                     gc.collect()
                     torch.cuda.empty_cache()
 
-    def note(self, batch: int, *, norms: bool) -> str:
+    def note(self, batch: int, *, norms: bool, processes: int = 1) -> str:
         """What must be said of a batch that was halved, "" where none was."""
         if self.size == self.first:
             return ""
+        together = f" in {processes} processes together" if processes > 1 else ""
         statistics = "; BatchNorm statistics are of these" if norms else ""
         return (
-            f"memory ran out: {self.size} images passed at a time, their gradients added up to the batch of {batch}"
+            f"memory ran out: {self.size} images passed at a time{together}, their gradients added up to the batch of {batch}"
             f"{statistics}"
         )
 

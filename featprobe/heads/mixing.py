@@ -38,13 +38,22 @@ class Mixer:
 
     def __call__(self, images: Tensor, truth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """(images [B, 3, H, W], dense targets [B, K]): new tensors; NaN (missing) stays NaN for both of a pair."""
-        dense = functional.one_hot(truth, self.outputs).float() if self.classes else truth.clone()
+        dense = self._dense(truth)
         even = len(images) - len(images) % 2
         if not even:
             return images, dense
         with _numpy_seeded(seed):
             mixed, targets = self.mixup(images[:even].clone(), dense[:even])
         return torch.cat([mixed, images[even:]]), torch.cat([targets, dense[even:]])
+
+    def known(self, truth: Tensor) -> Tensor:
+        """Stands for the targets [B, K] of a whole batch where only which of them are missing (NaN) matters."""
+        dense = self._dense(truth)
+        even = len(dense) - len(dense) % 2
+        return torch.cat([dense[:even] + dense[:even].flip(0), dense[even:]])
+
+    def _dense(self, truth: Tensor) -> Tensor:
+        return functional.one_hot(truth, self.outputs).float() if self.classes else truth.clone()
 
 
 @contextmanager

@@ -8,17 +8,21 @@ from typing import Final
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from featprobe.errors import ConfigError
 from featprobe.heads.arithmetic import check_precision, machine
 from featprobe.heads.bags import without_gaps
 from featprobe.heads.checkpoints import CheckpointStore
 from featprobe.heads.inference import FittedHead, run_batches
+from featprobe.heads.led import LedStore
 from featprobe.heads.loop import FeatureSource, Part, State, Trainer
 from featprobe.heads.model import Classifier
 from featprobe.heads.objective import Objective, objective_of
 from featprobe.heads.recipe import TrainingRecipe
 from featprobe.heads.sources import BatchSource, HeadStart, Progress
+from featprobe.heads.starting import agreed_start
+from featprobe.heads.team import SOLO, Team
 from featprobe.records import FloatArray
 
 SAVE_SECONDS: Final = 300.0
@@ -39,6 +43,7 @@ def train_fold(
     start: Callable[[FloatArray, FloatArray], HeadStart] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     save_seconds: float = SAVE_SECONDS,
+    team: Team = SOLO,
 ) -> FittedHead:
     """A model trained on `train`, its best epoch chosen on `val`.
 
@@ -51,34 +56,43 @@ def train_fold(
     same thread count, a resumed run ends in the same weights, bit for bit. `start`, for mode lp-ft: from the
     untrained backbone's features of training and validation rows, float64 [N, dim], to the head to begin from.
 
+    The processes of `team` call this alike and share the training: each passes its rows of every batch, the gradient
+    and BatchNorm's moments are the whole batch's, and each returns the same model. Order, augmentation, mixing and
+    dropout follow from (seed, epoch, step, row), so that another number of processes is the same training but for
+    the rounding of the sums. The main one alone calls `start` and touches `checkpoint_dir`. `batch_size` and
+    `micro_batch` count the images of all processes together.
+
     Raises ProbeError (labels that can't be trained on, a loss that is not finite, memory that runs out),
     ConfigError (a setting that device, model or target can't follow) and OutputError (nothing can be written).
     """
     recipe, where = recipe.resolved(), torch.device(device)
-    objective = objective_of(recipe, train.labels, val.labels, n_classes=n_classes, task=task)
-    check_precision(where, recipe.precision)
-    store = CheckpointStore(checkpoint_dir, resume_key)
-    with machine(where, recipe.precision, recipe.batch_size, deterministic=recipe.deterministic):
-        model = Classifier(backbone, dim, objective.outputs, recipe)
-        _check_model(model, len(train.labels), recipe, start)
-        model = _placed(model, recipe, where)
-        record = store.finished()
-        if record is not None:
-            store.clear_last()
-            return _fitted(model, objective, recipe, State(**record["progress"]), store, trained=False)
-        store.claim()
-        trainer = Trainer(
-            model,
-            *_parts(model, train, val, recipe, where, start),
-            objective=objective,
-            recipe=recipe,
-            device=where,
-            store=store,
-            on_progress=on_progress,
-            save_seconds=save_seconds,
-        )
-        trainer.run()
-        return _fitted(model, objective, recipe, trainer.state, store, trained=True)
+    with team.agreeing():
+        objective = objective_of(recipe, train.labels, val.labels, n_classes=n_classes, task=task)
+        check_precision(where, recipe.precision)
+        store = LedStore(CheckpointStore(checkpoint_dir, resume_key), team)
+        with machine(where, recipe.precision, recipe.batch_size, deterministic=recipe.deterministic):
+            model = Classifier(backbone, dim, objective.outputs, recipe)
+            _check_model(model, len(train.labels), recipe, start)
+            _check_team(model, recipe, team)
+            model = _placed(model, recipe, where)
+            record = store.finished()
+            if record is not None:
+                store.clear_last()
+                return _fitted(model, objective, recipe, State(**record["progress"]), store, trained=False)
+            store.claim()
+            trainer = Trainer(
+                model,
+                *_parts(model, train, val, recipe, where, start, team),
+                objective=objective,
+                recipe=recipe,
+                device=where,
+                store=store,
+                on_progress=on_progress,
+                save_seconds=save_seconds,
+                team=team,
+            )
+            trainer.run()
+            return _fitted(model, objective, recipe, trainer.state, store, trained=True)
 
 
 def _placed(model: Classifier, recipe: TrainingRecipe, device: torch.device) -> Classifier:
@@ -94,10 +108,16 @@ def _parts(
     recipe: TrainingRecipe,
     device: torch.device,
     start: Callable[[FloatArray, FloatArray], HeadStart] | None,
+    team: Team,
 ) -> tuple[Part, Part]:
     def features(source: BatchSource) -> FeatureSource:
         made = run_batches(
-            model.embed, source, device, precision=recipe.precision, batch_size=recipe.batch_size
+            model.embed,
+            source,
+            device,
+            precision=recipe.precision,
+            batch_size=recipe.batch_size,
+            team=team,
         )
         return FeatureSource(made.to(device), source.labels, getattr(source, "names", ()))
 
@@ -108,7 +128,7 @@ def _parts(
                 without_gaps(one.features, fixed.features).double().cpu().numpy()
                 for one in (fixed, features(val))
             )
-            model.head.start_from(start(rows, held))
+            model.head.start_from(agreed_start(start, rows, held, team))
         elif model.mode.standardises:
             model.head.standardise_by(fixed.features)
         if model.frozen:
@@ -122,7 +142,7 @@ def _fitted(
     objective: Objective,
     recipe: TrainingRecipe,
     state: State,
-    store: CheckpointStore,
+    store: LedStore,
     *,
     trained: bool,
 ) -> FittedHead:
@@ -171,3 +191,20 @@ def _check_model(
             "their statistics need two images or must be frozen",
             "type --batch-size 2 or --freeze-norm-stats",
         )
+
+
+def _check_team(model: Classifier, recipe: TrainingRecipe, team: Team) -> None:
+    if team.size > 1 and recipe.compile and (model.moving or _drops(model)):
+        raise ConfigError(
+            f"--compile in {team.size} processes does not fit this backbone",
+            "its BatchNorm or dropout layers must see the whole batch, which a compiled model does not let them",
+            "leave out --compile, or start one process",
+        )
+
+
+def _drops(model: Classifier) -> bool:
+    """Whether anything is drawn while `model` trains."""
+    return any(
+        getattr(layer, "drop_prob", 0.0) or (isinstance(layer, _DropoutNd) and layer.p > 0)
+        for layer in model.modules()
+    )

@@ -1,0 +1,316 @@
+"""Shows that several processes train the model that one trains, and that what stops one stops all.
+
+Run as a program, this file is two processes that train together in the folder it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from featprobe.errors import FeatprobeError, ProbeError
+from featprobe.heads import HeadStart, Progress, TrainingRecipe
+from featprobe.heads.inference import FittedHead, predict
+from featprobe.heads.shares import owners
+from featprobe.heads.team import SOLO, EndedTogetherError, Team
+from featprobe.heads.training import train_fold
+
+PROCESSES = 2
+BOUND = 2e-5
+"""Weights of one process and of two differ by the rounding of their sums, which AdamW's division by small numbers
+widens: by 2e-6 at most where measured, in steps of 3e-3."""
+
+COMMON = {"epochs": 3, "batch_size": 9, "lr": 3e-3, "patience": 0}
+RECIPES = {
+    "head": TrainingRecipe(mode="head", **COMMON, dropout=0.2),
+    "head, augmented": TrainingRecipe(mode="head", **COMMON, augment=True, class_weight="balanced"),
+    "solved": TrainingRecipe(mode="head", optimizer="lbfgs", l2=0.1, epochs=1, batch_size=9),
+    "last": TrainingRecipe(mode="last:1", **COMMON, dropout=0.2),
+    "full": TrainingRecipe(**COMMON, dropout=0.2, class_weight="balanced", label_smoothing=0.1, clip_norm=0.1),
+    "portions": TrainingRecipe(**COMMON, dropout=0.2, micro_batch=4, class_weight="balanced", ema=0.9),
+    "mixed": TrainingRecipe(**COMMON, mixup=0.4, cutmix=0.5, sampling="balanced"),
+    "mixed portions": TrainingRecipe(**COMMON, mixup=0.4, micro_batch=3),
+    "still": TrainingRecipe(**COMMON, freeze_norm_stats=True, weight_decay=0.2),
+    "lora": TrainingRecipe(mode="lora:2", **COMMON),
+    "gradual": TrainingRecipe(mode="gradual", **COMMON, layer_decay=0.8),
+    "lp-ft": TrainingRecipe(mode="lp-ft", **COMMON),
+    "stopped": TrainingRecipe(**{**COMMON, "epochs": 30, "lr": 0.1, "patience": 1}, deterministic=True),
+    "tiny": TrainingRecipe(**{**COMMON, "batch_size": 2}),
+}  # fmt: skip
+
+
+class Source:
+    """41 noise images of 8 x 8 in two classes, 26 to 15, augmented by seeded noise."""
+
+    def __init__(self, seed: int, labels: np.ndarray | None = None) -> None:
+        self.labels = (np.arange(41) >= 26).astype(np.int64) if labels is None else labels
+        bright = self.labels.reshape(41, -1)[:, 0]
+        values = np.random.default_rng(seed).normal(size=(41, 3, 8, 8)) + bright[:, None, None, None]
+        self.images = torch.from_numpy(values.astype(np.float32))
+        self.names = [f"image-{row}" for row in range(41)]
+
+    def batches(self, order, batch_size, *, augment_seed):
+        for start in range(0, len(order), batch_size):
+            positions = order[start : start + batch_size]
+            shifts = [
+                0.0 if augment_seed is None else np.random.default_rng([augment_seed, int(p)]).normal()
+                for p in positions
+            ]
+            yield self.images[torch.from_numpy(positions)] + torch.tensor(shifts).float()[:, None, None, None]
+
+
+def several_labels() -> np.ndarray:
+    """Two labels of which every fifth is missing."""
+    labels = np.random.default_rng(3).integers(0, 2, size=(41, 2))
+    labels[::5, 1] = -1
+    return labels
+
+
+class Deep(nn.Module):
+    """Stochastic depth as timm has it around a layer: whole rows are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from timm.layers import DropPath
+
+        self.conv, self.path = nn.Conv2d(4, 4, 3, padding=1), DropPath(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept: torch.Tensor = self.path(self.conv(x))
+        return x + kept
+
+
+def net() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(5)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), Deep(), nn.Conv2d(4, 4, 3),
+            nn.BatchNorm2d(4, affine=False, momentum=0.3), nn.Flatten(),
+        )  # fmt: skip
+
+
+class Cramped(nn.Sequential):
+    """`net` on a machine where the process that is `poor` holds two images at a time."""
+
+    poor = False
+
+    def __init__(self, *, poor: bool) -> None:
+        super().__init__(*net())
+        self.poor = poor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = super().forward(images)  # statistics have moved before it fails
+        if self.poor and self.training and len(images) > 2:
+            raise torch.OutOfMemoryError("out of memory, says the test")
+        return features
+
+
+class Broken(Source):
+    """Its sixth batch can't be read."""
+
+    def batches(self, order, batch_size, *, augment_seed):
+        for number, images in enumerate(super().batches(order, batch_size, augment_seed=augment_seed)):
+            yield images[:1] if number == 2 else images
+
+
+def start(rows: np.ndarray, held: np.ndarray) -> HeadStart:
+    weight = np.stack([-rows.mean(axis=0), held.mean(axis=0)])
+    return HeadStart(rows.mean(axis=0), rows.std(axis=0) + 0.1, weight, np.zeros(2), "a test's")
+
+
+def fit(
+    folder: Path,
+    recipe: TrainingRecipe,
+    *,
+    team: Team = SOLO,
+    train: Source | None = None,
+    backbone: nn.Module | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    save_seconds: float = 300.0,
+    task: str = "classes",
+) -> FittedHead:
+    several = several_labels() if task == "multilabel" else None
+    return train_fold(
+        backbone or net(), 64, 2, train=train or Source(0, several), val=Source(1, several), recipe=recipe, device="cpu",
+        checkpoint_dir=folder, resume_key="key", on_progress=on_progress, save_seconds=save_seconds, team=team, task=task,
+        start=start if recipe.mode == "lp-ft" else None,
+    )  # fmt: skip
+
+
+# --- what two processes do; each writes FOLDER/NAME-RANK.json ---------------------------------------------------
+
+
+def trained(folder: Path, team: Team) -> dict[str, Any]:
+    """Every recipe, several labels, and predictions of 41, of 1 and of 2 rows."""
+    found: dict[str, Any] = {}
+    for name, recipe in RECIPES.items():
+        head = fit(folder / name, recipe, team=team)
+        scores = predict(head, Source(2), device="cpu", team=team)
+        found[name] = {"history": head.history, "best": head.best_epoch, "scores": scores.tolist()}
+    fit(folder / "several", RECIPES["mixed"], team=team, task="multilabel")
+    return found
+
+
+def cramped(folder: Path, team: Team) -> dict[str, Any]:
+    head = fit(folder, RECIPES["full"], team=team, backbone=Cramped(poor=team.rank == 1))
+    return {"notes": head.notes}
+
+
+def diverged(folder: Path, team: Team) -> dict[str, Any]:
+    source = Source(0)
+    source.images[7] = float("nan")
+    return {"error": said(lambda: fit(folder, RECIPES["full"], team=team, train=source))}
+
+
+def unreadable(folder: Path, team: Team) -> dict[str, Any]:
+    source = Broken(0) if team.rank == 1 else Source(0)
+    first = said(lambda: fit(folder / "a", RECIPES["full"], team=team, train=source))
+    # All know, and go on together with what comes next, as a search does.
+    return {"error": first, "best": fit(folder / "b", RECIPES["still"], team=team).best_epoch}
+
+
+def faulty(folder: Path, team: Team) -> dict[str, Any]:
+    def stumble(now: Progress) -> None:
+        if team.rank == 1 and now.step == 2:
+            raise ZeroDivisionError("a fault, says the test")
+
+    return {"error": said(lambda: fit(folder, RECIPES["full"], team=team, on_progress=stumble))}
+
+
+def pruned(folder: Path, team: Team) -> dict[str, Any]:
+    def stop(now: Progress) -> None:
+        if now.metrics is not None and team.decided(lambda: now.epoch == 2):
+            raise EndedTogetherError
+
+    with pytest.raises(EndedTogetherError):
+        fit(folder, RECIPES["full"], team=team, on_progress=stop)
+    return {"most": team.most(10 + team.rank), "same": said(lambda: team.same(str(team.rank), "the images"))}
+
+
+def killed(folder: Path, team: Team) -> dict[str, Any]:
+    def stop(now: Progress) -> None:
+        if team.rank == 1 and (now.epoch, now.step) == (2, 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return {"error": said(lambda: fit(folder, RECIPES["portions"], team=team, on_progress=stop, save_seconds=0))}
+
+
+def resumed(folder: Path, team: Team) -> dict[str, Any]:
+    return {"notes": fit(folder, RECIPES["portions"], team=team).notes}
+
+
+LAUNCHES: dict[str, tuple[Callable[[Path, Team], dict[str, Any]], str]] = {
+    "trained": (trained, "trained"),
+    "cramped": (cramped, "cramped"),
+    "diverged": (diverged, "diverged"),
+    "unreadable": (unreadable, "unreadable"),
+    "faulty": (faulty, "faulty"),
+    "pruned": (pruned, "pruned"),
+    "killed": (killed, "killed"),
+    "resumed": (resumed, "killed"),
+}
+"""Name -> (what each process does, the folder it trains in)."""
+
+
+def said(work: Callable[[], Any]) -> list[str]:
+    try:
+        work()
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+def _launch(root: Path, name: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(PROCESSES):
+        child = os.fork()
+        if not child:
+            _take_part(root, name, rank, port)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _take_part(root: Path, name: str, rank: int, port: int) -> None:
+    from featprobe.heads.crew import Crew
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    status = 1
+    try:
+        crew = Crew(cpu=True)
+        work, place = LAUNCHES[name]
+        found = work(root / place, crew)
+        (root / f"{name}-{rank}.json").write_text(json.dumps(found))
+        if not crew.torn:
+            crew.leave()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes did all of LAUNCHES, in one program that loads torch once."""
+    folder = tmp_path_factory.mktemp("together")
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(program, check=False, env=environment, capture_output=True, text=True, timeout=240)
+    (folder / "log").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def told(root: Path, name: str) -> list[dict[str, Any]]:
+    """What each process found."""
+    files = [root / f"{name}-{rank}.json" for rank in range(PROCESSES)]
+    assert all(file.is_file() for file in files), (root / "log").read_text()
+    return [json.loads(file.read_text()) for file in files]
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes_train_the_model_that_one_trains(root: Path, tmp_path: Path, name: str) -> None:
+    alone = fit(tmp_path, RECIPES[name])
+    both = [found[name] for found in told(root, "trained")]
+    assert both[0] == both[1], "all processes return the same model, history and predictions"
+    distance = apart(load_file(root / "trained" / name / "best.safetensors"), load_file(alone.checkpoint))
+    assert distance < BOUND
+    assert both[0]["best"] == alone.best_epoch
+    assert len(both[0]["history"]) == len(alone.history)
+    for one, other in zip(both[0]["history"], alone.history, strict=True):
+        assert one == pytest.approx(dict(other), abs=1e-4)
+    scores = predict(alone, Source(2), device="cpu")
+    assert np.abs(np.array(both[0]["scores"]) - scores).max() < 1e-4, "every row once, in order"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    import timm.utils.model_ema  # noqa: F401 - before the processes part
+
+    for name in LAUNCHES if len(sys.argv) < 3 else sys.argv[2:]:
+        _launch(Path(sys.argv[1]), name)
