@@ -25,6 +25,7 @@ from featprobe.config_models import ModelExportConfig, PredictConfig
 from featprobe.config_trust import OodConfig
 from featprobe.errors import ConfigError, FeatprobeError, OutputError, nearest
 from featprobe.options import fields_of, item_type, need_its_own
+from featprobe.stages.launch import need_one_process, tell
 
 STAGES: dict[str, tuple[type[Any], str]] = {
     "extract": (ExtractConfig, "featprobe.stages.extract:extract"),
@@ -348,11 +349,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = build_parser()
-        return _dispatch(parser, _parse(parser, given))
+        parsed = _parse(parser, given)
+        if parsed.command is not None:
+            need_one_process(parsed.command, given)
+        return _dispatch(parser, parsed)
     except FeatprobeError as error:
         if "--debug" in given:
             raise
-        print(f"featprobe: error: {error}", file=sys.stderr)
+        tell(error)
         return error.exit_status
     except KeyboardInterrupt:
         print(
@@ -367,10 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if "--debug" in given:
             raise
-        print(
-            f"featprobe: error: {OutputError(str(error), '', 'check the path and the space left on the disk')}",
-            file=sys.stderr,
-        )
+        tell(OutputError(str(error), "", "check the path and the space left on the disk"))
         return 2
 
 

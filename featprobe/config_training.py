@@ -81,7 +81,7 @@ class TrainingOptions(Bounded):
         metavar="DECAY", least=0, most=1,
     )  # fmt: skip
     micro_batch: int | None = option(
-        None, "images that pass at a time, gradients added up to --batch-size (default: all)",
+        None, "images that pass at a time, in all processes together, gradients added up to --batch-size (default: all)",
         metavar="N", least=1,
     )  # fmt: skip
     case_images: int | None = option(

@@ -13,10 +13,17 @@ class FeatprobeError(Exception):
     """
 
     exit_status = 2
+    told = False
+    """Whether it has been printed, as by another of several processes."""
 
     def __init__(self, wrong: str, known: str = "", next_step: str = "") -> None:
         self.wrong, self.known, self.next_step = wrong, known, next_step
         super().__init__(wrong, known, next_step)
+
+    @property
+    def line(self) -> str:
+        """What the console says."""
+        return f"featprobe: error: {self}"
 
     def __str__(self) -> str:
         parts = (" ".join(part.split()) for part in (self.wrong, self.known, self.next_step))

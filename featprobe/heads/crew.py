@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, distributed
 
 from featprobe import errors
-from featprobe.errors import DataError, FeatprobeError, MissingExtraError
+from featprobe.errors import ConfigError, DataError, FeatprobeError, MissingExtraError
 from featprobe.heads.batchwide import WholeBatch
 from featprobe.heads.memory import out_of_memory
 from featprobe.heads.shares import owners
@@ -48,11 +48,18 @@ class Crew(Team):
     """The processes that a launcher started. `device`: this process's own; `cpu`: whether all are to use the CPU.
 
     Before they exchange anything they meet, and say how things stand: who has failed meanwhile comes to that
-    meeting, too, wherever the others are. MissingExtraError where accelerate is not installed.
+    meeting, too, wherever the others are. MissingExtraError where accelerate is not installed, ConfigError where it
+    does not know the launcher.
     """
 
     def __init__(self, *, cpu: bool) -> None:
         state = _partial_state()(cpu=cpu)
+        if not distributed.is_initialized():
+            raise ConfigError(
+                "accelerate sees one process, where the launcher started several",
+                "on GPUs it takes them from torchrun and from its own launcher alone",
+                "type: torchrun --nproc-per-node N -m featprobe.cli finetune ...",
+            )
         self._state = state
         self.rank, self.size = int(state.process_index), int(state.num_processes)
         self.device = torch.device(state.device)
@@ -270,9 +277,10 @@ class Crew(Team):
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            said = str(error).strip().splitlines()[:1]
             self._agreed = _GoneError(
-                "another process of this training is gone", *said, "type the same command again: it goes on"
+                "another process of this training is gone",
+                str(error).strip().splitlines()[0].partition(". ")[0],
+                "type the same command again: it goes on from the last checkpoint",
             )
             raise self._agreed from error
 

@@ -57,7 +57,7 @@ class TrainingRecipe:
     `augment`: None is on but in mode head, where features are then computed once.
 
     `batch_size`: images of one optimizer step; `micro_batch` of them pass at a time (None: all), their gradients
-    added up. `precision`: fp32, tf32, bf16 or fp16 (fp16 on a GPU alone); weights, head and loss stay float32.
+    added up; both count the images of all processes that share a training. `precision`: fp32, tf32, bf16 or fp16 (fp16 on a GPU alone); weights, head and loss stay float32.
     `channels_last`, `compile`: how the device computes. `deterministic`: only algorithms that give the same numbers
     each time. `monitor`: what chooses the best epoch, by default the validation loss: it still moves where the
     accuracy of a small validation set stands still, and it is a proper score, so that the chosen model's

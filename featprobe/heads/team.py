@@ -29,6 +29,8 @@ class Team:
 
     rank = 0
     size = 1
+    device: torch.device | None = None
+    """This process's own, where a launcher gave it one."""
 
     @property
     def main(self) -> bool:

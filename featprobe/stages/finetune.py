@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from featprobe.config import FinetuneConfig
 from featprobe.datasets.stacks import VOLUME
 from featprobe.errors import ConfigError, DataError, LeakError
 from featprobe.heads import HEADS_NUMERICS, TrainingRecipe, parse_mode
+from featprobe.heads.team import Team
 from featprobe.imaging import Intensity, parse_intensity
 from featprobe.protocols import need_suitable
 from featprobe.records import DENSE_POOLINGS, Predictions, RunKey, Samples
@@ -32,7 +34,8 @@ from featprobe.stages.evaluation import (
     with_fold,
 )
 from featprobe.stages.extract import load_backbone, recipe_for
-from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, offline, pick_device
+from featprobe.stages.launch import company, device_of
+from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, offline
 from featprobe.stages.receipt import remember
 from featprobe.stages.rules import resolved_rule
 from featprobe.stages.sources import (
@@ -61,10 +64,16 @@ def finetune(config: FinetuneConfig) -> Summary:
     """Train every backbone of `config` in every mode on the probe's own splits, and judge it alike.
 
     Returns the number of models computed and reused. Raises DataError, BackboneError, LeakError, SplitError,
-    ProbeError (training that fails), OutputError.
+    ProbeError (training that fails), OutputError. Under a launcher all processes share each training; the first one
+    alone writes and prints.
     """
     check_settings(config)
-    need_writable(config.out)
+    with company(config.device) as team:
+        return _finetune(config, team)
+
+
+def _finetune(config: FinetuneConfig, team: Team) -> Summary:
+    team.decided(lambda: need_writable(config.out))
     intensity = parse_intensity(config.intensity)
     runs = backbone_runs(config)
     for run in runs:
@@ -76,7 +85,7 @@ def finetune(config: FinetuneConfig) -> Summary:
     for source in sources:
         _need_target(source, config)
         _refuse_early(source, config)
-    device = pick_device(config.device)
+    device = device_of(team, config.device)
     keep_freed_memory(device)
     folder = ResultsFolder(config.out)
     computed = reused = 0
@@ -97,14 +106,14 @@ def finetune(config: FinetuneConfig) -> Summary:
             for run in runs:
                 for unit in _units(own, subject, found, run, drawn=config.seed):
                     recipes[unit.initial.fingerprint] = unit.initial
-                    if stored(
-                        folder, stored_as(unit.hash, unit.key), unit.key, unit.initial
-                    ) and not _lacks_export(own, unit):
+                    team.same(unit.hash, f"images, labels, weights or settings of {source.name}")
+                    if team.decided(partial(_is_there, own, folder, unit)):
                         reused += 1
                         continue
-                    _train(own, folder, subject, unit, device)
+                    _train(own, folder, subject, unit, device, team)
                     computed += 1
-    remember(folder, "finetune", config, recipes, data, computed=bool(computed))
+    if team.main:
+        remember(folder, "finetune", config, recipes, data, computed=bool(computed))
     print(
         f"finetune: {computed} computed, {reused} there already  {config.out / 'results.csv'}; next: featprobe compare {config.out}"
     )
@@ -211,6 +220,11 @@ def _announce(config: FinetuneConfig, subject: Question, found: Sequence[View]) 
         print(f"{subject.name}: {note}")
 
 
+def _is_there(config: FinetuneConfig, folder: ResultsFolder, unit: Unit) -> bool:
+    there = stored(folder, stored_as(unit.hash, unit.key), unit.key, unit.initial)
+    return there and not _lacks_export(config, unit)
+
+
 def _lacks_export(config: FinetuneConfig, unit: Unit) -> bool:
     """Whether models are asked for that an earlier run did not write; its checkpoints give them without training."""
     plain = unit.view.of_case is None and unit.rule.depth is None
@@ -294,7 +308,12 @@ def _wanted(config: FinetuneConfig, run: BackboneRun) -> FinetuneConfig:
 
 
 def _train(
-    config: FinetuneConfig, folder: ResultsFolder, subject: Subject, unit: Unit, device: torch.device
+    config: FinetuneConfig,
+    folder: ResultsFolder,
+    subject: Subject,
+    unit: Unit,
+    device: torch.device,
+    team: Team,
 ) -> None:
     """Train, predict and store one unit, fold by fold; a killed run goes on at its last checkpoint."""
     checkpoints = config.out / "checkpoints" / unit.hash[:12]
@@ -302,10 +321,13 @@ def _train(
     for fold in unit.view.folds:
         place = checkpoints / f"fold-{fold.name}"
         try:
-            outcomes.append(train_unit_fold(config, subject, unit, fold, device, place))
+            outcomes.append(train_unit_fold(config, subject, unit, fold, device, place, team))
         except BaseException:
-            _leave_nothing_empty(place, config.out)
+            if team.main:
+                _leave_nothing_empty(place, config.out)
             raise
+    if not team.main:
+        return
     predictions = [
         Predictions(
             with_fold(unit.key, fold.name),
@@ -315,7 +337,7 @@ def _train(
         )
         for fold, outcome in zip(unit.view.folds, outcomes, strict=True)
     ]
-    about = _info(config, subject, unit, outcomes, device)
+    about = _info(config, subject, unit, outcomes, device, team.size)
     metrics = PROTOCOLS.get(config.protocol).metrics
     folder.add(stored_as(unit.hash, unit.key), predictions, judged(predictions, config, metrics), about)
 
@@ -336,6 +358,7 @@ def _info(
     unit: Unit,
     outcomes: Sequence[Outcome],
     device: torch.device,
+    processes: int,
 ) -> dict[str, Any]:
     folds = {fold.name: outcome for fold, outcome in zip(unit.view.folds, outcomes, strict=True)}
     spent = costs([outcome.cost for outcome in outcomes], device, config.watts)
@@ -348,6 +371,7 @@ def _info(
         "scheme": subject.question.plan.scheme,
         "training": unit.recipe.to_dict(),
         "device": device_name(device),
+        "processes": processes,
         "seconds": spent["seconds"],
         "costs": spent,
         "best_epoch": {name: outcome.head.best_epoch for name, outcome in folds.items()},

@@ -16,6 +16,7 @@ from featprobe import backbones, probes, splitting
 from featprobe.config import FinetuneConfig
 from featprobe.errors import MissingExtraError
 from featprobe.heads import HeadStart, Progress, TrainingRecipe, parse_mode
+from featprobe.heads.team import SOLO, Team
 from featprobe.records import FloatArray, IntArray, Preprocessing, Recipe, RunKey
 from featprobe.registry import PROTOCOLS
 from featprobe.stages.bags import parts_of, pooled, title
@@ -88,6 +89,7 @@ class Trainable:
     val: ImagePart | CasePart
     device: torch.device
     title: str
+    team: Team = SOLO
 
     def fit(
         self,
@@ -115,6 +117,7 @@ class Trainable:
             task=samples.task,
             start=self._start if parse_mode(recipe.mode).kind == "lp-ft" else None,
             on_progress=on_progress,
+            team=self.team,
         )
 
     def _start(self, rows: FloatArray, held: FloatArray) -> HeadStart:
@@ -160,21 +163,22 @@ def train_unit_fold(
     fold: splitting.Fold,
     device: torch.device,
     place: Path,
+    team: Team = SOLO,
 ) -> Outcome:
-    """Train (or search), predict and measure one fold."""
+    """Train (or search), predict and measure one fold; the processes of `team` share it, each gets all of it."""
     from featprobe.heads.inference import predict
 
     learn, watch = rows_of(PROTOCOLS.get(config.protocol), unit.view.samples, fold, unit.key)
     part = parts_of(config, subject, unit)
-    task = Trainable(subject, unit, fold, part(learn), part(watch), device, title(unit, fold))
+    task = Trainable(subject, unit, fold, part(learn), part(watch), device, title(unit, fold), team)
     with peak_memory(device) as peak:
         head, searched, notes = _fitted(config, task, place)
         began = time.perf_counter()
-        scores = predict(head, part(fold.test), device=device)
-        held = partial(predict, head, task.val, device=device)
+        scores = predict(head, part(fold.test), device=device, team=team)
+        held = partial(predict, head, task.val, device=device, team=team)
         scores, said = recalibrated(scores, unit.key, unit.view.samples, task.val.labels, held)
         seconds = head.seconds + time.perf_counter() - began + float(searched.get("seconds", 0.0))
-    if config.export:
+    if config.export and team.main:
         from featprobe.stages.training_export import export
 
         notes = (*notes, *export(config.out / "models", task, head))
@@ -182,7 +186,8 @@ def train_unit_fold(
     for note in (*head.notes, *notes):
         print(f"{task.title}: {note}")
     whole = sum(parameter.numel() for parameter in unit.backbone.parameters())
-    cost = Cost(seconds, peak.bytes, head.model.trained_parameters(), whole)
+    # Of all processes: what another number of them must not make cheaper.
+    cost = Cost(seconds * team.size, team.most(peak.bytes), head.model.trained_parameters(), whole)
     return Outcome(scores, head, len(learn) + len(watch), cost, searched, (*head.notes, *notes))
 
 
@@ -194,7 +199,7 @@ def _fitted(
         from featprobe.stages.training_search import search
 
         return search(config, task, place)
-    board = _board(config, task) if config.tensorboard else None
+    board = _board(config, task) if config.tensorboard and task.team.main else None
     try:
         with shown(task.title, task.unit.recipe, board) as progress:
             return task.fit(task.unit.recipe, place, task.unit.hash, progress), {}, ()

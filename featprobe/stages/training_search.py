@@ -15,6 +15,7 @@ import numpy as np
 from featprobe.config import FinetuneConfig
 from featprobe.errors import ConfigError, MissingExtraError, OutputError, ProbeError
 from featprobe.heads import Progress, TrainingRecipe, parse_mode
+from featprobe.heads.team import EndedTogetherError
 from featprobe.records import sha256_json
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class Trial:
     seconds: float
     why: str = ""
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Trial:
+        """The trial of `dataclasses.asdict`, also after it has been JSON."""
+        return cls(**{**values, "reports": tuple(values["reports"])})
+
 
 def search(
     config: FinetuneConfig, task: Trainable, place: Path
@@ -55,20 +61,22 @@ def search(
     Optuna's TPE (Bergstra et al. 2011) with a sampler seeded anew for each trial from (seed, trial), so that a search
     that was broken off goes on as it would have; trials whose monitor is worse than the median of the earlier ones at
     the same epoch are ended. The first trial is the recipe as it stands. Only the rows to learn from and to choose
-    on are looked at. ProbeError where every trial fails.
+    on are looked at. Of several processes the main one alone asks, prunes, counts the minutes and writes; all train.
+    ProbeError where every trial fails.
     """
     space = space_of(task.unit.recipe)
-    trials = _stored(place, task)
+    decided = task.team.decided
+    trials = [Trial.of(one) for one in decided(lambda: [_plain(trial) for trial in _stored(place, task)])]
     sign = -1.0 if task.unit.recipe.monitor in {"val_loss", "val_mae"} else 1.0
-    while _goes_on(config, trials):
+    while decided(lambda: _goes_on(config, trials)):
         trials.append(_run(task, space, trials, place, sign))
-        _store(place, task, trials)
+        decided(lambda: _store(place, task, trials))
     best = _best(trials, sign)
     chosen = _with(task.unit.recipe, best.parameters)
     home = place / f"trial-{best.number}"
     head = task.fit(chosen, home, _key(task, best.number, best.parameters))
     for trial in trials:
-        if trial.number != best.number:
+        if trial.number != best.number and task.team.main:
             shutil.rmtree(place / f"trial-{trial.number}", ignore_errors=True)
     spent = sum(trial.seconds for trial in trials if trial.number != best.number)
     budget = (
@@ -120,6 +128,46 @@ def _run(
     task: Trainable, space: Mapping[str, tuple[float, float]], trials: list[Trial], place: Path, sign: float
 ) -> Trial:
     optuna = _optuna()
+    team, monitor, number = task.team, task.unit.recipe.monitor, len(trials)
+    asked = _asked(optuna, task, space, trials, sign) if team.main else None
+    parameters: dict[str, float] = team.decided(
+        lambda: {name: float(value) for name, value in asked.params.items()}
+    )
+    reports: list[float] = []
+
+    def hopeless(epoch: int) -> bool:
+        asked.report(sign * reports[-1], epoch)
+        return bool(asked.should_prune())
+
+    def watch(now: Progress) -> None:
+        if now.metrics is None:
+            return
+        reports.append(float(now.metrics[monitor]))
+        if team.decided(lambda: hopeless(now.epoch)):
+            raise EndedTogetherError
+
+    home = place / f"trial-{number}"
+    if team.main:
+        # From the start: what a broken-off trial had reported is not known any more, and decides on pruning.
+        shutil.rmtree(home, ignore_errors=True)
+    state, why, seconds = "complete", "", 0.0
+    try:
+        recipe = _with(task.unit.recipe, parameters)
+        seconds = task.fit(recipe, home, _key(task, number, parameters), watch).seconds
+    except EndedTogetherError:
+        state, seconds = "pruned", _seconds(home)
+    except ProbeError as error:
+        state, why = "failed", error.wrong
+    value = sign * max(sign * one for one in reports) if reports and state != "failed" else None
+    print(f"{task.title}: trial {number} {state}, {monitor} {'-' if value is None else f'{value:.4f}'}")
+    done = Trial(number, parameters, value, tuple(reports), state, seconds, why)
+    return Trial.of(team.decided(lambda: _plain(done)))
+
+
+def _asked(
+    optuna: Any, task: Trainable, space: Mapping[str, tuple[float, float]], trials: list[Trial], sign: float
+) -> Any:
+    """Optuna's next trial after `trials`, its parameters drawn."""
     number = len(trials)
     seed = int(np.random.SeedSequence([task.unit.key.seed, number]).generate_state(1)[0])
     study = optuna.create_study(
@@ -134,34 +182,7 @@ def _run(
         study.add_trial(_replayed(optuna, earlier, scales, sign))
     if not number:
         study.enqueue_trial({name: _own(task.unit.recipe, name, *bounds) for name, bounds in space.items()})
-    asked = study.ask(scales)
-    parameters = {name: float(value) for name, value in asked.params.items()}
-    reports: list[float] = []
-
-    def watch(now: Progress) -> None:
-        if now.metrics is None:
-            return
-        reports.append(float(now.metrics[task.unit.recipe.monitor]))
-        asked.report(sign * reports[-1], now.epoch)
-        if asked.should_prune():
-            raise optuna.TrialPruned
-
-    home = place / f"trial-{number}"
-    # From the start: what a broken-off trial had reported is not known any more, and decides on pruning.
-    shutil.rmtree(home, ignore_errors=True)
-    state, why, seconds = "complete", "", 0.0
-    try:
-        recipe = _with(task.unit.recipe, parameters)
-        seconds = task.fit(recipe, home, _key(task, number, parameters), watch).seconds
-    except optuna.TrialPruned:
-        state, seconds = "pruned", _seconds(home)
-    except ProbeError as error:
-        state, why = "failed", error.wrong
-    value = sign * max(sign * one for one in reports) if reports and state != "failed" else None
-    print(
-        f"{task.title}: trial {number} {state}, {task.unit.recipe.monitor} {'-' if value is None else f'{value:.4f}'}"
-    )
-    return Trial(number, parameters, value, tuple(reports), state, seconds, why)
+    return study.ask(scales)
 
 
 def _own(recipe: TrainingRecipe, name: str, low: float, high: float) -> float:
@@ -217,7 +238,7 @@ def _stored(place: Path, task: Trainable) -> list[Trial]:
         kept = json.loads((place / "trials.json").read_text(encoding="utf-8"))
         if kept["unit"] != task.unit.hash:
             return []
-        return [Trial(**{**one, "reports": tuple(one["reports"])}) for one in kept["trials"]]
+        return [Trial.of(one) for one in kept["trials"]]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -22,10 +22,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from featprobe.errors import FeatprobeError, ProbeError
 from featprobe.heads import HeadStart, Progress, TrainingRecipe
 from featprobe.heads.inference import FittedHead, predict
-from featprobe.heads.shares import owners
 from featprobe.heads.team import SOLO, EndedTogetherError, Team
 from featprobe.heads.training import train_fold
 
@@ -49,8 +47,11 @@ RECIPES = {
     "gradual": TrainingRecipe(mode="gradual", **COMMON, layer_decay=0.8),
     "lp-ft": TrainingRecipe(mode="lp-ft", **COMMON),
     "stopped": TrainingRecipe(**{**COMMON, "epochs": 30, "lr": 0.1, "patience": 1}, deterministic=True),
-    "tiny": TrainingRecipe(**{**COMMON, "batch_size": 2}),
+    "two": TrainingRecipe(**{**COMMON, "batch_size": 2, "epochs": 1}),
+    "one": TrainingRecipe(**{**COMMON, "batch_size": 1, "epochs": 1}, freeze_norm_stats=True),
 }  # fmt: skip
+
+SEVERAL = TrainingRecipe(**COMMON, mixup=0.4, class_weight="balanced")
 
 
 class Source:
@@ -87,7 +88,7 @@ class Deep(nn.Module):
         super().__init__()
         from timm.layers import DropPath
 
-        self.conv, self.path = nn.Conv2d(4, 4, 3, padding=1), DropPath(0.3)
+        self.conv, self.path = nn.Conv2d(4, 4, 3, padding=1, bias=False), DropPath(0.3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kept: torch.Tensor = self.path(self.conv(x))
@@ -98,8 +99,8 @@ def net() -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(5)
         return nn.Sequential(
-            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), Deep(), nn.Conv2d(4, 4, 3),
-            nn.BatchNorm2d(4, affine=False, momentum=0.3), nn.Flatten(),
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), Deep(),
+            nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False, momentum=0.3), nn.Flatten(),
         )  # fmt: skip
 
 
@@ -161,7 +162,7 @@ def trained(folder: Path, team: Team) -> dict[str, Any]:
         head = fit(folder / name, recipe, team=team)
         scores = predict(head, Source(2), device="cpu", team=team)
         found[name] = {"history": head.history, "best": head.best_epoch, "scores": scores.tolist()}
-    fit(folder / "several", RECIPES["mixed"], team=team, task="multilabel")
+    fit(folder / "several", SEVERAL, team=team, task="multilabel")
     return found
 
 
@@ -206,7 +207,9 @@ def killed(folder: Path, team: Team) -> dict[str, Any]:
         if team.rank == 1 and (now.epoch, now.step) == (2, 3):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return {"error": said(lambda: fit(folder, RECIPES["portions"], team=team, on_progress=stop, save_seconds=0))}
+    return {
+        "error": said(lambda: fit(folder, RECIPES["portions"], team=team, on_progress=stop, save_seconds=0))
+    }
 
 
 def resumed(folder: Path, team: Team) -> dict[str, Any]:
@@ -251,7 +254,12 @@ def _launch(root: Path, name: str) -> None:
 def _take_part(root: Path, name: str, rank: int, port: int) -> None:
     from featprobe.heads.crew import Crew
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(PROCESSES),
+        "LOCAL_WORLD_SIZE": "2",
+    }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     status = 1
     try:
@@ -310,7 +318,10 @@ def test_two_processes_train_the_model_that_one_trains(root: Path, tmp_path: Pat
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    import timm.utils.model_ema  # noqa: F401 - before the processes part
+    import accelerate  # noqa: F401 - loaded once, before the processes part
+    import peft  # noqa: F401 - see above
+    import scipy.stats  # noqa: F401 - see above
+    import timm.utils.model_ema  # noqa: F401 - see above
 
     for name in LAUNCHES if len(sys.argv) < 3 else sys.argv[2:]:
         _launch(Path(sys.argv[1]), name)
