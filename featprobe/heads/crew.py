@@ -314,6 +314,7 @@ def _rebuilt(words: Sequence[str], rank: int, size: int) -> FeatprobeError:
     kind, *parts = words
     if not kind:
         return FeatprobeError(f"process {rank} of {size} failed", *parts, "see its traceback")
+    parts[0] = f"process {rank} of {size}: {parts[0]}"
     cls = getattr(errors, kind, FeatprobeError)
     error: FeatprobeError = cls.__new__(cls)
     FeatprobeError.__init__(error, *parts)

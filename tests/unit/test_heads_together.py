@@ -5,8 +5,10 @@ Run as a program, this file is two processes that train together in the folder i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,20 +21,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from featprobe.errors import ConfigError
 from featprobe.heads import HeadStart, Progress, TrainingRecipe
 from featprobe.heads.inference import FittedHead, predict
+from featprobe.heads.memory import Portions
+from featprobe.heads.shares import Share, owners
 from featprobe.heads.team import SOLO, EndedTogetherError, Team
 from featprobe.heads.training import train_fold
 
 PROCESSES = 2
-BOUND = 2e-5
-"""Weights of one process and of two differ by the rounding of their sums, which AdamW's division by small numbers
-widens: by 2e-6 at most where measured, in steps of 3e-3."""
+BOUND = 5e-6
+"""Weights of one process and of two differ by the rounding of their sums: by 5e-7 at most where it was measured, ten
+times less than allowed here, in steps of up to 3e-3. No layer here has a bias before a BatchNorm layer:
+the gradient of such a one is 0 but for rounding, and AdamW, which divides by its size, makes whole steps of it.
+"""
 
-COMMON = {"epochs": 3, "batch_size": 9, "lr": 3e-3, "patience": 0}
+COMMON = {"epochs": 2, "batch_size": 9, "lr": 3e-3, "patience": 0}
 RECIPES = {
     "head": TrainingRecipe(mode="head", **COMMON, dropout=0.2),
     "head, augmented": TrainingRecipe(mode="head", **COMMON, augment=True, class_weight="balanced"),
@@ -46,7 +55,7 @@ RECIPES = {
     "lora": TrainingRecipe(mode="lora:2", **COMMON),
     "gradual": TrainingRecipe(mode="gradual", **COMMON, layer_decay=0.8),
     "lp-ft": TrainingRecipe(mode="lp-ft", **COMMON),
-    "stopped": TrainingRecipe(**{**COMMON, "epochs": 30, "lr": 0.1, "patience": 1}, deterministic=True),
+    "stopped": TrainingRecipe(**{**COMMON, "epochs": 9, "patience": 1}, monitor="val_accuracy", deterministic=True),
     "two": TrainingRecipe(**{**COMMON, "batch_size": 2, "epochs": 1}),
     "one": TrainingRecipe(**{**COMMON, "batch_size": 1, "epochs": 1}, freeze_norm_stats=True),
 }  # fmt: skip
@@ -232,7 +241,7 @@ LAUNCHES: dict[str, tuple[Callable[[Path, Team], dict[str, Any]], str]] = {
 def said(work: Callable[[], Any]) -> list[str]:
     try:
         work()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
         return [type(error).__name__, str(error)]
     return []
 
@@ -270,7 +279,7 @@ def _take_part(root: Path, name: str, rank: int, port: int) -> None:
         if not crew.torn:
             crew.leave()
         status = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child that was forked must never become pytest
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -305,15 +314,117 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 def test_two_processes_train_the_model_that_one_trains(root: Path, tmp_path: Path, name: str) -> None:
     alone = fit(tmp_path, RECIPES[name])
     both = [found[name] for found in told(root, "trained")]
-    assert both[0] == both[1], "all processes return the same model, history and predictions"
-    distance = apart(load_file(root / "trained" / name / "best.safetensors"), load_file(alone.checkpoint))
-    assert distance < BOUND
-    assert both[0]["best"] == alone.best_epoch
-    assert len(both[0]["history"]) == len(alone.history)
+    assert both[0] == both[1], "all processes return the same history and predictions"
+    assert apart(load_file(root / "trained" / name / "best.safetensors"), load_file(alone.checkpoint)) < BOUND
+    assert (both[0]["best"], len(both[0]["history"])) == (alone.best_epoch, len(alone.history))
     for one, other in zip(both[0]["history"], alone.history, strict=True):
-        assert one == pytest.approx(dict(other), abs=1e-4)
+        assert one == pytest.approx(dict(other), abs=1e-5)
     scores = predict(alone, Source(2), device="cpu")
-    assert np.abs(np.array(both[0]["scores"]) - scores).max() < 1e-4, "every row once, in order"
+    assert np.abs(np.array(both[0]["scores"]) - scores).max() < 1e-5, "every row once, in order"
+
+
+def test_early_stopping_is_one_decision(root: Path) -> None:
+    both = [found["stopped"] for found in told(root, "trained")]
+    assert len(both[0]["history"]) == both[0]["best"] + 1 < RECIPES["stopped"].max_epochs
+
+
+def test_several_labels_count_their_known_cells_also_when_mixed(root: Path, tmp_path: Path) -> None:
+    alone = fit(tmp_path, SEVERAL, task="multilabel")
+    assert apart(load_file(root / "trained/several/best.safetensors"), load_file(alone.checkpoint)) < BOUND
+
+
+def test_memory_that_runs_out_in_one_halves_what_passes_in_all(root: Path, tmp_path: Path) -> None:
+    first, second = told(root, "cramped")
+    assert first["notes"] == second["notes"]
+    (note,) = first["notes"]
+    assert note.startswith(
+        "memory ran out: 5 images passed at a time in 2 processes together, their gradients"
+    )
+    asked = fit(tmp_path, dataclasses.replace(RECIPES["full"], micro_batch=5))
+    assert apart(load_file(root / "cramped/best.safetensors"), load_file(asked.checkpoint)) < BOUND
+
+
+def test_a_loss_that_is_not_finite_stops_all_and_names_the_whole_batch(root: Path) -> None:
+    for found in told(root, "diverged"):
+        kind, words = found["error"]
+        assert kind == "ProbeError"
+        assert re.search(r"loss became nan at step \d of epoch 1;.*the batch was .*\bimage-7\b", words)
+        assert words.count("image-") == 9
+
+
+def test_an_image_that_one_process_can_not_read_stops_all_who_can_go_on_together(root: Path) -> None:
+    first, second = told(root, "unreadable")
+    assert second["error"][0] == first["error"][0] == "ProbeError"
+    assert first["error"][1] == f"process 1 of 2: {second['error'][1]}"
+    assert "can't be read any more" in second["error"][1]
+    assert first["best"] == second["best"] >= 1
+
+
+def test_a_fault_of_one_process_is_its_own_and_ends_the_others(root: Path) -> None:
+    first, second = told(root, "faulty")
+    assert second["error"] == ["ZeroDivisionError", "a fault, says the test"]
+    assert first["error"][0] == "FeatprobeError"
+    assert first["error"][1].startswith("process 1 of 2 failed; ZeroDivisionError: a fault, says the test")
+
+
+def test_processes_that_end_a_training_together_go_on_together(root: Path) -> None:
+    for found in told(root, "pruned"):
+        assert found["most"] == 11
+        assert found["same"][0] == "DataError"
+        assert "process 1 of 2 sees the images other than process 0 does" in found["same"][1]
+
+
+def test_a_process_that_was_killed_ends_the_other_and_resuming_ends_in_the_same_weights(root: Path) -> None:
+    survivor = json.loads((root / "killed-0.json").read_text())
+    assert survivor["error"][1].startswith("another process of this training is gone")
+    assert not (root / "killed-1.json").exists()
+    for found in told(root, "resumed")[:1]:
+        assert found["notes"] == ["resumed after epoch 1, step 3 of 2"]
+    one, other = (root / name / "best.safetensors" for name in ("killed", "trained/portions"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@given(count=st.integers(1, 64), size=st.integers(1, 9), mirrored=st.booleans())
+def test_rows_are_dealt_once_evenly_and_with_their_mirror_images(
+    count: int, size: int, mirrored: bool
+) -> None:
+    dealt = owners(count, size, mirrored=mirrored)
+    counts = np.bincount(dealt, minlength=size)
+    assert len(dealt) == count
+    assert len(counts) == size
+    assert counts.max() - counts.min() <= (3 if mirrored else 1)
+    if mirrored:
+        even = count - count % 2
+        assert (dealt[:even] == dealt[:even][::-1]).all()
+
+
+@given(count=st.integers(1, 64), size=st.integers(1, 9), portion=st.integers(1, 70), mirrored=st.booleans())
+def test_the_shares_of_all_portions_are_the_batch(
+    count: int, size: int, portion: int, mirrored: bool
+) -> None:
+    dealt = owners(count, size, mirrored=mirrored)
+    seen: list[int] = []
+    for rank in range(size):
+        own = np.flatnonzero(dealt == rank)
+        held = own if len(own) else np.zeros(1, dtype=np.int64)
+        values = torch.from_numpy(held)
+        whole = Share(values, values, held, count, len(own) > 0)
+        portions = Portions(portion)
+        for part, (start, _) in zip(whole.portions(portions), portions.spans(count), strict=True):
+            if part.live:
+                assert (part.images.numpy() == part.rows + start).all()
+                seen += part.images.tolist()
+            assert len(part.images) == len(part.rows) >= 1
+            assert part.rows.max() < part.count
+    assert sorted(seen) == list(range(count))
+
+
+def test_a_compiled_model_is_shared_where_no_layer_looks_at_the_batch(tmp_path: Path) -> None:
+    class Two(Team):
+        size = 2
+
+    with pytest.raises(ConfigError, match="--compile in 2 processes does not fit this backbone"):
+        fit(tmp_path, TrainingRecipe(**COMMON, compile=True), team=Two())
 
 
 if __name__ == "__main__":
