@@ -66,35 +66,35 @@ class WholeBatch(TorchFunctionMode):
         if not training:
             plain: Tensor = func(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
             return plain
+        # Known without asking: every row of the batch is in one process.
+        amount = inputs.numel() // inputs.shape[1] // len(self.rows) * self.count
         with torch.no_grad():
-            amount, mean, variance = self._moments(inputs)
+            mean, variance = self._moments(inputs, amount)
             if running_mean is not None and running_var is not None:
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                unbiased = variance * amount / (amount - 1)
+                unbiased = variance * (amount / (amount - 1))
                 running_var.lerp_(unbiased.to(running_var.dtype), momentum)
             scale = (variance + eps).rsqrt()
         width = inputs.shape[1]
         gain = torch.ones(width, device=inputs.device) if weight is None else weight
         shift = torch.zeros(width, device=inputs.device) if bias is None else bias
-        normed: Tensor = _Norm.apply(  # type: ignore[no-untyped-call]
-            inputs, gain, shift, mean.float(), scale.float(), float(amount), self.team, self.live
+        normed: Tensor = _Norm.apply(
+            inputs, gain, shift, mean.float(), scale.float(), amount, self.team, self.live
         )
         return normed
 
-    def _moments(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(numbers per channel, their mean [C], their variance [C]) over all processes, float64."""
+    def _moments(self, inputs: Tensor, amount: int) -> tuple[Tensor, Tensor]:
+        """(mean [C], variance [C]), float64, of `amount` numbers per channel in all processes."""
         axes = [0, *range(2, inputs.ndim)]
         exact = inputs.float()
         mean = exact.mean(axes, keepdim=True)
         spread = (exact - mean).square_().sum(axes).double()
-        amount = torch.full((1,), inputs.numel() / inputs.shape[1], dtype=torch.float64, device=inputs.device)
-        own = mean.flatten().double()
+        own, held = mean.flatten().double(), inputs.numel() // inputs.shape[1]
         # In float64 nothing of float32 numbers is lost in the difference below.
-        sums = torch.cat([amount, amount * own, spread + amount * own.square()])
-        sums = self.team.total(sums if self.live else torch.zeros_like(sums))
-        amount, first, second = sums.split([1, len(own), len(own)])
+        sums = torch.cat([held * own, spread + held * own.square()])
+        first, second = self.team.total(sums if self.live else torch.zeros_like(sums)).chunk(2)
         centre = first / amount
-        return amount, centre, (second / amount - centre.square()).clamp_(min=0)
+        return centre, (second / amount - centre.square()).clamp_(min=0)
 
     def _dropout(
         self, func: Any, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -120,7 +120,7 @@ class WholeBatch(TorchFunctionMode):
     def _own(self, drawn: Tensor, each: int) -> Tensor:
         """Of what was drawn for all rows, `each` entries for a row, that of the rows here."""
         rows = self.rows.to(drawn.device)
-        return drawn.unflatten(0, (self.count, each))[rows].flatten(0, 1)
+        return drawn.view(self.count, each, *drawn.shape[1:])[rows].flatten(0, 1)
 
 
 class _Norm(torch.autograd.Function):
@@ -134,7 +134,7 @@ class _Norm(torch.autograd.Function):
         shift: Tensor,
         mean: Tensor,
         scale: Tensor,
-        amount: float,
+        amount: int,
         team: Team,
         live: bool,
     ) -> Tensor:

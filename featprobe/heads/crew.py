@@ -64,7 +64,7 @@ class Crew(Team):
         self.rank, self.size = int(state.process_index), int(state.num_processes)
         self.device = torch.device(state.device)
         # What is said between the steps is small and in main memory, whatever the gradients' own way is.
-        self._talk = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        self._talk: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)
         self._staging: Tensor | None = None
         self._agreed: BaseException | None = None
 
@@ -114,7 +114,7 @@ class Crew(Team):
         words = json.dumps(value).encode()  # before all meet: what can't be told is this process's own error
         self._meet("decision")
         told = self._broadcast(words)
-        return value if self.main else json.loads(told)  # type: ignore[return-value, no-any-return]
+        return value if self.main else json.loads(told)  # type: ignore[return-value]
 
     def tensors(self, work: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """See `Team.tensors`."""
@@ -172,7 +172,7 @@ class Crew(Team):
         self._meet("rows")
         # A block may be empty, and then its maker does not know how wide the rows are.
         widths = [json.loads(one) for one in self._gathered(json.dumps(list(made.shape)))]
-        width = next((one[1:] for one in widths if one[0]), [])
+        width: list[int] = next((one[1:] for one in widths if one[0]), [])
         whole = torch.zeros((count, *width), dtype=torch.float32)
         first, end = self.block(count)
         if first < end:
@@ -313,7 +313,7 @@ def _rebuilt(words: Sequence[str], rank: int, size: int) -> FeatprobeError:
     """The error of process `rank` for another one: of the same kind, but that a fault is no error of the data."""
     kind, *parts = words
     if not kind:
-        return FeatprobeError(f"process {rank} of {size} failed", *parts, "see its traceback")
+        return FeatprobeError(f"process {rank} of {size} failed", parts[0], "see its traceback")
     parts[0] = f"process {rank} of {size}: {parts[0]}"
     cls = getattr(errors, kind, FeatprobeError)
     error: FeatprobeError = cls.__new__(cls)

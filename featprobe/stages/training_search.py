@@ -129,7 +129,7 @@ def _run(
 ) -> Trial:
     optuna = _optuna()
     team, monitor, number = task.team, task.unit.recipe.monitor, len(trials)
-    asked = _asked(optuna, task, space, trials, sign) if team.main else None
+    asked: Any = _asked(optuna, task, space, trials, sign) if team.main else None
     parameters: dict[str, float] = team.decided(
         lambda: {name: float(value) for name, value in asked.params.items()}
     )
