@@ -25,7 +25,7 @@ from featprobe.config_models import ModelExportConfig, PredictConfig
 from featprobe.config_trust import OodConfig
 from featprobe.errors import ConfigError, FeatprobeError, OutputError, nearest
 from featprobe.options import fields_of, item_type, need_its_own
-from featprobe.stages.launch import need_one_process, tell
+from featprobe.stages.launch import first_here, need_one_process, tell
 
 STAGES: dict[str, tuple[type[Any], str]] = {
     "extract": (ExtractConfig, "featprobe.stages.extract:extract"),
@@ -359,10 +359,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(error)
         return error.exit_status
     except KeyboardInterrupt:
-        print(
-            "featprobe: interrupted; what was finished is kept, the same command goes on from there",
-            file=sys.stderr,
-        )
+        if first_here():
+            print(
+                "featprobe: interrupted; what was finished is kept, the same command goes on from there",
+                file=sys.stderr,
+            )
         return 130
     except BrokenPipeError:
         # `featprobe backbones ls | head` closes our output early: that is no error of ours.

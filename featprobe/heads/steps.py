@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -103,10 +104,7 @@ class Stepper:
     def _gradient(self, forward: Callable[[Tensor], Tensor], share: Share, amount: Tensor) -> Tensor:
         sums = []
         for part in share.portions(self.portions):
-            with (
-                autocast(self.device, self.recipe.precision),
-                self.team.whole_batch(part.rows, part.count, live=part.live),
-            ):
+            with autocast(self.device, self.recipe.precision), self._whole(part):
                 scores = forward(self._placed(part.images))
             labels = part.truth.to(self.device, non_blocking=True)
             if not part.live:
@@ -115,6 +113,12 @@ class Stepper:
             torch.autograd.backward(self.scaler.scale(loss))
             sums.append(loss.detach())
         return torch.stack(sums).sum()
+
+    def _whole(self, part: Share) -> AbstractContextManager[Any]:
+        # A compiled model is one call of torch's: what is inside it can't be caught, and was checked to need nothing.
+        if self.recipe.compile:
+            return nullcontext()
+        return self.team.whole_batch(part.rows, part.count, live=part.live)
 
     def _placed(self, images: Tensor) -> Tensor:
         placed = images.to(self.device, non_blocking=True)

@@ -48,11 +48,16 @@ def processes() -> int:
     return max(1, _number(SIZES, 1))
 
 
+def first_here() -> bool:
+    """Whether this is the first process of this machine."""
+    return processes() == 1 or _number(LOCAL_RANKS, 0) == 0
+
+
 def tell(error: FeatprobeError) -> None:
     """Print `error`, once for each machine: the first process speaks, another one where the first has no error."""
     if error.told:
         return
-    if processes() > 1 and _number(LOCAL_RANKS, 0) != 0:
+    if not first_here():
         time.sleep(_TURN)  # the launcher ends this process as soon as the first one has spoken and ended
     print(error.line, file=sys.stderr)
 
