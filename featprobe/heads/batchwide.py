@@ -66,13 +66,11 @@ class WholeBatch(TorchFunctionMode):
         if not training:
             plain: Tensor = func(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
             return plain
-        # Known without asking: every row of the batch is in one process.
-        amount = inputs.numel() // inputs.shape[1] // len(self.rows) * self.count
         with torch.no_grad():
-            mean, variance = self._moments(inputs, amount)
+            amount, mean, variance = self._moments(inputs)
             if running_mean is not None and running_var is not None:
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                unbiased = variance * (amount / (amount - 1))
+                unbiased = variance * amount / (amount - 1)
                 running_var.lerp_(unbiased.to(running_var.dtype), momentum)
             scale = (variance + eps).rsqrt()
         width = inputs.shape[1]
@@ -83,18 +81,22 @@ class WholeBatch(TorchFunctionMode):
         )
         return normed
 
-    def _moments(self, inputs: Tensor, amount: int) -> tuple[Tensor, Tensor]:
-        """(mean [C], variance [C]), float64, of `amount` numbers per channel in all processes."""
-        axes = [0, *range(2, inputs.ndim)]
+    def _moments(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(numbers per channel [1], their mean [C], their variance [C]) over all processes, float64.
+
+        A row may stand for any number of images, so that the numbers are counted, too.
+        """
+        axes, width = [0, *range(2, inputs.ndim)], inputs.shape[1]
         exact = inputs.float()
         mean = exact.mean(axes, keepdim=True)
         spread = (exact - mean).square_().sum(axes).double()
-        own, held = mean.flatten().double(), inputs.numel() // inputs.shape[1]
+        own, held = mean.flatten().double(), inputs.numel() // width
         # In float64 nothing of float32 numbers is lost in the difference below.
-        sums = torch.cat([held * own, spread + held * own.square()])
-        first, second = self.team.total(sums if self.live else torch.zeros_like(sums)).chunk(2)
+        sums = torch.cat([own.new_full((1,), held), held * own, spread + held * own.square()])
+        sums = self.team.total(sums if self.live else torch.zeros_like(sums))
+        amount, first, second = sums[:1], sums[1 : 1 + width], sums[1 + width :]
         centre = first / amount
-        return centre, (second / amount - centre.square()).clamp_(min=0)
+        return amount, centre, (second / amount - centre.square()).clamp_(min=0)
 
     def _dropout(
         self, func: Any, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -134,13 +136,13 @@ class _Norm(torch.autograd.Function):
         shift: Tensor,
         mean: Tensor,
         scale: Tensor,
-        amount: int,
+        amount: Tensor,
         team: Team,
         live: bool,
     ) -> Tensor:
         """Normalised inputs [B, C, ...], of the inputs' dtype."""
-        ctx.save_for_backward(inputs, gain, mean, scale)
-        ctx.amount, ctx.team, ctx.live = amount, team, live
+        ctx.save_for_backward(inputs, gain, mean, scale, amount)
+        ctx.team, ctx.live = team, live
         shape = (1, -1, *(1,) * (inputs.ndim - 2))
         normed = (inputs.float() - mean.view(shape)) * scale.view(shape)
         return (normed * gain.view(shape) + shift.view(shape)).to(inputs.dtype)
@@ -148,13 +150,13 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         """Ioffe and Szegedy 2015 (arXiv 1502.03167, section 3), the two sums over all processes."""
-        inputs, gain, mean, scale = ctx.saved_tensors
+        inputs, gain, mean, scale, amount = ctx.saved_tensors
         shape, axes = (1, -1, *(1,) * (inputs.ndim - 2)), [0, *range(2, inputs.ndim)]
         slope = slopes[0].float()
         normed = (inputs.float() - mean.view(shape)) * scale.view(shape)
         for_shift, for_gain = slope.sum(axes), (slope * normed).sum(axes)
         own = torch.cat([for_shift, for_gain]).double()
-        both = ctx.team.total(own if ctx.live else torch.zeros_like(own)) / ctx.amount
+        both = ctx.team.total(own if ctx.live else torch.zeros_like(own)) / amount
         along, across = both.float().chunk(2)
         back = slope - along.view(shape) - normed * across.view(shape)
         back = back * (gain * scale).view(shape)

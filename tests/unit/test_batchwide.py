@@ -41,6 +41,7 @@ def slopes(layer: nn.Module, x: Tensor, mode: Any) -> tuple[Tensor, list[Tensor]
         (nn.BatchNorm2d(4, affine=False), inputs(6, 4, 5, 5)),
         (nn.BatchNorm2d(4, track_running_stats=False), inputs(6, 4, 5, 5)),
         (nn.BatchNorm1d(4), inputs(6, 4)),
+        (nn.BatchNorm2d(4), inputs(11, 4, 5, 5)),  # rows of several images each, not of equally many
         (nn.BatchNorm3d(4), inputs(6, 4, 2, 3, 3)),
     ],
 )
@@ -88,7 +89,7 @@ class Halves(Team):
 
 
 def test_a_row_that_does_not_count_gives_and_gets_nothing() -> None:
-    heard = torch.cat([6 * torch.full((4,), 2.0), 6 * torch.full((4,), 5.0)]).double()
+    heard = torch.cat([torch.tensor([6.0]), torch.full((4,), 6 * 2.0), torch.full((4,), 6 * 5.0)]).double()
     layer = nn.BatchNorm1d(4)
     x = inputs(1, 4).requires_grad_()
     with WholeBatch(Halves([heard, torch.ones(8).double()]), ROWS[:1], 6, live=False):
