@@ -34,7 +34,7 @@ from featprobe.stages.evaluation import (
     with_fold,
 )
 from featprobe.stages.extract import load_backbone, recipe_for
-from featprobe.stages.launch import company, device_of
+from featprobe.stages.launch import company, device_of, processes_here
 from featprobe.stages.machine import device_name, keep_freed_memory, need_writable, offline
 from featprobe.stages.receipt import remember
 from featprobe.stages.rules import resolved_rule
@@ -183,10 +183,14 @@ def _need_target(source: Source, config: FinetuneConfig) -> None:
 
 def _decoded(source: Source, config: FinetuneConfig, intensity: Intensity) -> tuple[ImageShelf, Samples]:
     """The images at hand, and the samples of those that can be read, their copies found."""
-    from featprobe.stages.images import ImageShelf
+    from featprobe.stages.images import MEMORY, ImageShelf
 
     volumes = config.slices == VOLUME
-    shelf = ImageShelf(source.dataset, intensity=intensity, workers=config.workers, volumes=volumes)
+    # Every process keeps the images: which rows fall to it changes with each epoch.
+    memory = MEMORY // processes_here()
+    shelf = ImageShelf(
+        source.dataset, intensity=intensity, workers=config.workers, volumes=volumes, memory=memory
+    )
     if not len(shelf.rows):
         raise DataError(
             f"no image of {source.name!r} can be read",

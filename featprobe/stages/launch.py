@@ -36,6 +36,14 @@ LOCAL_RANKS: Final = (
 )
 """Variables in which they say which of this machine's processes this is."""
 
+LOCAL_SIZES: Final = (
+    "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+)
+"""Variables in which they say how many processes they start on this machine."""
+
 SHARING: Final = "finetune"
 """The one command that several processes share."""
 
@@ -46,6 +54,11 @@ _TURN: Final = 10.0
 def processes() -> int:
     """How many processes were started together; 1 without a launcher."""
     return max(1, _number(SIZES, 1))
+
+
+def processes_here() -> int:
+    """How many of them share this machine's memory."""
+    return min(processes(), max(1, _number(LOCAL_SIZES, 1)))
 
 
 def first_here() -> bool:

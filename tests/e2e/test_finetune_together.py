@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from featprobe.stages.launch import first_here, processes_here
+
 TINY = ("--backbone", "timm:test_vit", "--weights", "random", "--image-size", "32", "--batch-size", "12")
 QUICK = ("--epochs", "1", "--holdout", "0.3", "--resamples", "50")
 
@@ -82,6 +84,31 @@ def test_an_error_of_the_first_process_ends_all_with_one_line(tmp_path: Path) ->
     statuses = re.findall(r"exitcode\s*:\s*(-?\d+)", done.stderr)
     assert set(statuses) <= {"2", "-15"}, "2, or ended by the launcher because another one had ended"
     assert "2" in statuses
+
+
+@pytest.mark.parametrize(
+    ("values", "here", "first"),
+    [
+        ({}, 1, True),
+        ({"LOCAL_WORLD_SIZE": "4"}, 1, True),
+        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "3"}, 4, False),
+        (
+            {
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+            },
+            2,
+            True,
+        ),
+        ({"WORLD_SIZE": "some"}, 1, True),
+    ],
+)
+def test_what_launchers_say(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], here: int, first: bool
+) -> None:
+    launcher_says(monkeypatch, **values)
+    assert (processes_here(), first_here()) == (here, first)
 
 
 def launcher_says(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
