@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,8 @@ from featprobe.significance.bootstrap import (
 )
 from featprobe.significance.freedom import freedom_of, widening
 from featprobe.significance.intervals import LOST
-from featprobe.significance.multiplicity import benjamini_hochberg, holm, step_down
+from featprobe.significance.least import least_p, reach, within
+from featprobe.significance.multiplicity import ADJUSTED_BY, benjamini_hochberg, holm, step_down
 from featprobe.significance.pair_tests import Scored, Tested, need_fitting, retested
 from featprobe.significance.ranks import Leads, beats, leads, mcb, rank_intervals
 from featprobe.significance.sample_size import groups_needed
@@ -62,12 +62,6 @@ BEST_COLUMNS = (
     "behind_low",
     "behind_high",
 )
-
-_ADJUSTED_BY: Final = {
-    "max-t": "step-down max-t",
-    "holm": "Holm's step-down",
-    "bh": "Benjamini and Hochberg's false discovery rate",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +144,12 @@ def compare(
     `systems`: name -> one Predictions per fold, all of one data set and level. Every system sees the same
     resamples (`weight_chunks`). For a pair, with d the difference and d* its resamples: the interval is
     d +- the `confidence` quantile of |d* - d|, and p = (1 + #{|d* - d| >= |d|}) / (B + 1), so that the two
-    agree; p is never below 2^(1 - groups), the least that so many groups can show. `test` (of TESTS) gives other p-values: see `pair_tests`. `p_adjusted`: by `adjust` (of
-    ADJUSTMENTS; default: `step_down`, for McNemar's test `holm`). A system leaves the best set where another beats it by more than the
-    `confidence` quantile of the largest studentised |d* - d| over all pairs (Hsu, Multiple Comparisons,
-    1996), or by the step-down from there (Romano & Wolf, Econometrica 73, 2005). Raises ResultsError where systems were not tested
-    on the same ids, labels and groups, ConfigError for a metric that does not judge this kind of target.
+    agree; p is never below `least_p`, and the interval never leaves what a difference can be. `test` (of TESTS) gives
+    other p-values: see `pair_tests`. `p_adjusted`: by `adjust` (of ADJUSTMENTS; default: `step_down`, for McNemar's test
+    `holm`). A system leaves the best set where another beats it by more than the `confidence` quantile of the largest
+    studentised |d* - d| over all pairs (Hsu, Multiple Comparisons, 1996), or by the step-down from there (Romano & Wolf,
+    Econometrica 73, 2005). Raises ResultsError where systems were not tested on the same ids, labels and groups,
+    ConfigError for a metric that does not judge this kind of target.
     """
     names = list(systems)
     aligned = _aligned(systems)
@@ -202,6 +197,7 @@ class _Judge:
     ) -> None:
         self.parts, self.metric, self.confidence, self.adjust = parts, metric, confidence, adjust
         self.groups = sum(part.n_units for part in parts)
+        self.least, self.reach = least_p(parts, metric), reach(parts, metric)
         self.values = values
         scale = scale_of(parts, metric)
         # Differences below this are none but for rounding.
@@ -233,10 +229,9 @@ class _Judge:
             return nan, nan, nan, f"undefined: {self.reason}"
         difference = float(self.values[i] - self.values[j])
         spread = np.abs(self.draws[i] - self.draws[j] - difference)
-        least = 2.0 ** (1 - self.groups)
         if spread.max() < self.zero:
             if abs(difference) >= self.zero:
-                return nan, nan, min(1.0, least), "undefined: every resample gives the same difference"
+                return nan, nan, self.least, "undefined: every resample gives the same difference"
             bound = 1 - exact_floor(self.parts, self.metric, self.confidence)
             how = "exact bound, no group differs" if np.isfinite(bound) else "undefined: no group differs"
             return -bound, bound, 1.0, how
@@ -244,10 +239,10 @@ class _Judge:
         p = (1 + int((spread >= abs(difference) - self.zero).sum())) / (1 + len(spread))
         pairs = len(self.values) * (len(self.values) - 1) // 2
         method = (
-            f"paired {self.how}, symmetric; p adjusted over {pairs} pairs by {_ADJUSTED_BY[self.adjust]}; "
+            f"paired {self.how}, symmetric; p adjusted over {pairs} pairs by {ADJUSTED_BY[self.adjust]}; "
             f"estimand: difference of these fitted models on {self.population}"
         )
-        return difference - half, difference + half, max(p, least), method
+        return *within(difference - half, difference + half, self.reach), max(p, self.least), method
 
     def differences(
         self, tested: Tested, names: Sequence[str], about: tuple[str, str, str]
@@ -264,8 +259,9 @@ class _Judge:
         return tuple(rows)
 
     def variance(self, i: int, j: int) -> float:
-        """Of the resampled difference i - j; NaN where nothing can be resampled."""
-        return float("nan") if self.reason else float((self.draws[i] - self.draws[j]).var(ddof=1))
+        """Of the resampled difference i - j; NaN where nothing can be resampled, 0 where nothing moves but by rounding."""
+        found = float("nan") if self.reason else float((self.draws[i] - self.draws[j]).var(ddof=1))
+        return 0.0 if found <= self.zero**2 else found
 
     def adjusted(self, found: Mapping[tuple[int, int], float], tested: Tested | None = None) -> FloatArray:
         """The p-values of all pairs, adjusted for their number, [pairs]; NaN stay NaN."""
@@ -278,7 +274,7 @@ class _Judge:
         result: FloatArray = np.minimum(1.0, p_values * len(p_values))
         if tested is not None and tested.statistics is not None and tested.null is not None:
             moving = np.array([pair in tested.pairs for pair in found])
-            statistics, null = tested.statistics, tested.null
+            statistics, null, whole = tested.statistics, tested.null, tested.whole
         else:
             gaps = np.array([self.values[i] - self.values[j] for i, j in found])
             spread = np.array(
@@ -286,9 +282,9 @@ class _Judge:
             )
             moving = np.isfinite(p_values) & (spread.max(axis=1, initial=0.0) >= self.zero)
             error = np.sqrt((spread**2).sum(axis=1) / max(1, spread.shape[1]))[moving]
-            statistics, null = np.abs(gaps[moving]) / error, spread[moving] / error[:, None]
+            statistics, null, whole = np.abs(gaps[moving]) / error, spread[moving] / error[:, None], False
         if moving.any():
-            result[moving] = np.maximum(step_down(statistics, null), p_values[moving])
+            result[moving] = np.maximum(step_down(statistics, null, whole=whole), p_values[moving])
         return result
 
     def best_set(self) -> list[bool]:
@@ -301,7 +297,7 @@ class _Judge:
         sign = 1.0 if self.metric.higher_is_better else -1.0
         found = leads(sign * self.values, sign * self.draws, self.zero)
         # A difference without variance counts only where enough groups agree on it (sign test).
-        enough = 2.0 ** (1 - self.groups) <= 1 - self.confidence
+        enough = self.least <= 1 - self.confidence
         plain = beats(found, self.confidence, enough=enough, zero=self.zero)
         return found, plain | self._stepped(sign)
 
@@ -322,7 +318,7 @@ class _Judge:
         error = np.sqrt(np.square(spread).mean(axis=1))
         alone = (1 + (spread >= np.abs(gaps)[:, None] - self.zero).sum(axis=1)) / (1 + spread.shape[1])
         stepped = step_down(np.abs(gaps) / error, spread / error[:, None])
-        p = np.maximum(np.maximum(stepped, alone), 2.0 ** (1 - self.groups))
+        p = np.maximum(np.maximum(stepped, alone), self.least)
         ahead = (p <= 1 - self.confidence) & (sign * gaps > 0)
         behind = (p <= 1 - self.confidence) & (sign * gaps < 0)
         result[first[ahead], second[ahead]] = True

@@ -166,6 +166,10 @@ def _interval(
     if freedom is None:
         freedom = sum(part.design(metric).freedom for part in parts)
     low, high = scale.interval(value, float(mean.std(ddof=1)), freedom, confidence)
+    if not np.isfinite(low + high):
+        return _undefined(
+            f"the value lies at an end of its range, where {scale.name} has no room for an interval"
+        )
     left_out = f", {lost} without a value left out" if lost else ""
     return low, high, f"{how}{left_out}, t on {scale.name}; {estimand}"
 

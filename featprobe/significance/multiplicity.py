@@ -11,6 +11,13 @@ from featprobe.significance.scales import ZERO
 
 ADJUSTMENTS: Final = ("max-t", "holm", "bh")
 
+ADJUSTED_BY: Final = {
+    "max-t": "step-down max-t",
+    "holm": "Holm's step-down",
+    "bh": "Benjamini and Hochberg's false discovery rate",
+}
+"""How the method of a pair names them."""
+
 
 def holm(p_values: FloatArray) -> FloatArray:
     """P-values [M] adjusted so that any false finding has at most the stated chance (Holm, Scand. J. Statist. 6, 1979).
@@ -35,19 +42,21 @@ def benjamini_hochberg(p_values: FloatArray) -> FloatArray:
     return result
 
 
-def step_down(statistics: FloatArray, draws: FloatArray) -> FloatArray:
+def step_down(statistics: FloatArray, draws: FloatArray, *, whole: bool = False) -> FloatArray:
     """P-values [M] adjusted over all M hypotheses by step-down max-t (Romano & Wolf, Econometrica 73, 2005).
 
     `statistics` [M]: |difference| / standard error; `draws` [M, B]: the same of centred resamples. The
     hypotheses' dependence is kept, so the adjustment is smaller than Holm's, and the least p-value that B
-    resamples can show, 1 / (B + 1), does not grow with M.
+    resamples can show, 1 / (B + 1), does not grow with M. `whole`: the draws are all that there can be, the observed one
+    among them.
     """
     order = np.argsort(-statistics, kind="stable")
     # Row k: the largest resampled statistic among the hypotheses from rank k on.
     remaining = np.maximum.accumulate(draws[order][::-1], axis=0)[::-1]
     exceeding = (remaining >= statistics[order][:, None] * (1 - ZERO)).sum(axis=1)
     adjusted = np.empty(len(statistics))
-    adjusted[order] = np.maximum.accumulate((1 + exceeding) / (1 + draws.shape[1]))
+    observed = 0 if whole else 1
+    adjusted[order] = np.maximum.accumulate((observed + exceeding) / (observed + draws.shape[1]))
     return adjusted
 
 

@@ -14,6 +14,7 @@ from featprobe.significance.areas import AREAS, area_contributions, areas_of, si
 from featprobe.significance.bca import without_each
 from featprobe.significance.bootstrap import THIN, HeldOut, Metric
 from featprobe.significance.delong import difference_test, mean_area
+from featprobe.significance.least import reach, within
 from featprobe.significance.mcnemar import mcnemar_of_rows
 from featprobe.significance.sign_flip import EXACT, sign_flip
 
@@ -31,13 +32,15 @@ Found = Mapping[Pair, tuple[float, float, float, str]]
 class Tested:
     """What a test says of each pair: (low, high, p, method), and its null law for max-t where it has a joint one.
 
-    `statistics` [P] and `null` [P, K]: |difference| / standard error, observed and under the null, of `pairs`.
+    `statistics` [P] and `null` [P, K]: |difference| / standard error, observed and under the null, of `pairs`; `whole`:
+    the K are all patterns that there are.
     """
 
     found: dict[Pair, tuple[float, float, float, str]]
     pairs: tuple[Pair, ...] = ()
     statistics: FloatArray | None = None
     null: FloatArray | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,12 +97,13 @@ def _delong(systems: Scored, bootstrap: Found, pairs: tuple[Pair, ...]) -> Teste
     form = "DeLong" if all(map(single_rows, systems.parts)) else "clustered DeLong (Obuchowski)"
     how = f"{form}, paired, {100 * systems.confidence:g} %"
     found = dict(bootstrap)
+    largest = reach(systems.parts, systems.metric)
     sound = []
     for i, j in pairs:
         low, high, p = difference_test(areas, i, j, systems.confidence)
         if np.isfinite(p):
             sound.append((i, j))
-            found[i, j] = low, high, p, _instead(bootstrap[i, j][3], how)
+            found[i, j] = *within(low, high, largest), p, _instead(bootstrap[i, j][3], how)
         else:
             found[i, j] = low, high, p, "undefined: the difference has no variance"
     if not sound:
@@ -138,7 +142,8 @@ def _sign_flip(systems: Scored, bootstrap: Found, pairs: tuple[Pair, ...]) -> Te
         found[pair] = low, high, float(p), _besides(words, how)
     scale = np.sqrt((parts**2).sum(axis=1))
     scale = np.where(scale > 0, scale, np.inf)
-    return Tested(found, pairs, np.abs(parts.sum(axis=1)) / scale, sums / scale[:, None])
+    statistics = np.abs(parts.sum(axis=1)) / scale
+    return Tested(found, pairs, statistics, sums / scale[:, None], whole=parts.shape[1] <= EXACT)
 
 
 def _mcnemar(systems: Scored, bootstrap: Found, pairs: tuple[Pair, ...], *, mid: bool) -> Tested:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from featprobe.records import FloatArray
-from featprobe.significance.scales import Scale
+from featprobe.significance.scales import ZERO, Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def corrected_resampled_t(
     if count < 2 or not np.isfinite(values).all():
         return Resampled(mean, nan, nan, nan, count)
     error = float(np.sqrt((1 / count + test_share) * np.var(values, ddof=1)))
-    if not error > 0:
+    if np.ptp(values) <= ZERO * max(1.0, float(np.abs(values).max())):  # equal but for rounding
         return Resampled(mean, nan, nan, nan, count)
     own = Scale(-np.inf, np.inf) if scale is None else scale
     low, high = own.interval(mean, error, count - 1, confidence)
