@@ -93,7 +93,7 @@ def test_what_is_allowed_is_not_dropped():
 
 def test_resplit_warns_of_conflicts_and_hands_on_the_twins():
     kept, notes = gate(leaking(), resplit=True)
-    assert notes == ("1 image with two labels: the first is i10, i11",)
+    assert notes == ("1 image with two labels: featprobe inspect names them",)
     assert kept.twin.tolist() == [""] * 8 + ["i08", "i08", "i10", "i10"]
     units = kept.units()
     assert units[8] == units[9]

@@ -225,7 +225,7 @@ class TestGate:
     def test_resplit_only_warns_of_conflicts(self):
         kept, notes = gate(leaky(), resplit=True)
         assert len(kept) == 9
-        assert notes == ("1 image with two labels: the first is i006, i007",)
+        assert notes == ("1 image with two labels: featprobe inspect names them",)
 
     def test_undeclared_groups_and_unlabelled_rows_leak_nothing(self):
         made = samples([0, -1, 1], split=["train", "train", "test"], sha256=["1", "2", "2"], names=("a", "b"))
