@@ -98,20 +98,20 @@ TRIPOD: Final = (
     ("10", "Sample size: how it was arrived at", ""),
     ("11", "Missing data", "missing"),
     ("12a", "How data were used and partitioned", "partitions"),
-    ("12b", "How predictors were handled", "preprocessing"),
+    ("12b", "How predictors were handled", "handled"),
     ("12c", "Type of model, building, internal validation", "training"),
     ("12d", "Heterogeneity between clusters", ""),
-    ("12e", "Measures of performance and how models were compared", "statistics"),
+    ("12e", "Measures of performance and how models were compared", "measures"),
     ("12f", "Updating of the model", ""),
     ("12g", "How predictions were calculated", "predictions"),
-    ("13", "Class imbalance", "imbalance"),
+    ("13", "Class imbalance: methods against it, and recalibration", "imbalance"),
     ("14", "Fairness", ""),
     ("15", "Output of the model and thresholds", "predictions"),
-    ("16", "Differences between training and evaluation data", "internal"),
+    ("16", "Differences between training and evaluation data", "differences"),
     ("17", "Ethical approval", ""),
     ("18a", "Funding", ""),
     ("18b", "Conflicts of interest", ""),
-    ("18c", "Where the protocol is", "protocol"),
+    ("18c", "Where the study protocol is, or that none was prepared", "prepared"),
     ("18d", "Registration", ""),
     ("18e", "Data sharing", "data terms"),
     ("18f", "Code sharing", "availability"),
@@ -119,7 +119,7 @@ TRIPOD: Final = (
     ("20a", "Flow of participants", "numbers"),
     ("20b", "Characteristics of participants", ""),
     ("20c", "Comparison of training and evaluation data", ""),
-    ("21", "Numbers of participants and events in each analysis", "numbers"),
+    ("21", "Numbers of participants and events in each analysis", "events"),
     ("22", "The full model, so that others can predict with it", "model files"),
     ("23a", "Performance with intervals, subgroups included", "performance"),
     ("23b", "Heterogeneity in performance between clusters", ""),
@@ -205,12 +205,8 @@ def _answers(content: ReportContent, study: Study, shown: Sequence[Panel]) -> Ma
         "ensembles": lambda: (
             "" if any(" over " in str(f) for f in content.estimates["fusion"].unique()) else "None"
         ),
-        "metrics": lambda: ", ".join(
-            dict.fromkeys(metric_label(m) for panel in shown for m in panel.metrics)
-        ),
-        "statistics": lambda: (
-            f"Intervals by resampling groups; paired comparisons with p-values adjusted over all pairs, {study.resamples[1]:,} resamples; details in methods.md"
-        ),
+        "metrics": lambda: _metrics(shown),
+        "statistics": lambda: _statistics(study),
         "robustness": lambda: (
             f"Repeated with the seeds {', '.join(map(str, study.seeds))}" if len(study.seeds) > 1 else ""
         ),
@@ -223,10 +219,7 @@ def _answers(content: ReportContent, study: Study, shown: Sequence[Panel]) -> Ma
             for data in study.data
             if "->" in data.name
         ),
-        "numbers": lambda: _join(
-            f"{data.name}: {data.images or data.n_test[1]:,} images, {data.groups or data.n_groups[1]:,} groups after exclusions; exclusions before featprobe are to be added by the authors"
-            for data in study.data
-        ),
+        "numbers": lambda: _numbers(study),
         "performance": lambda: "Table of metrics with intervals (tables/, results.csv)",
         "diagnostic": lambda: _join(
             f"{panel.title}: best {in_sentence(panel.main)} {' '.join(panel.shown(panel.main, panel.cells[panel.systems[0], panel.main]))}"
@@ -239,6 +232,9 @@ def _answers(content: ReportContent, study: Study, shown: Sequence[Panel]) -> Ma
             else ""
         ),
         "protocol": lambda: "The settings of every stage: study.toml, run.json",
+        "prepared": lambda: (
+            "The settings of every stage as they were run: study.toml. Whether a protocol was prepared beforehand is to be added by the authors"
+        ),
         "availability": lambda: (
             f"featprobe {study.versions.get('featprobe', '')} (Apache-2.0); licences of the weights: {', '.join(dict.fromkeys(f'{b.name} {b.licence}' for b in own if b.licence))}"
         ),
@@ -249,10 +245,19 @@ def _answers(content: ReportContent, study: Study, shown: Sequence[Panel]) -> Ma
         "predictions": lambda: (
             "Probabilities of the fitted models, in predictions.parquet; the decision is the most probable class, or 0.5 for each label"
         ),
-        "imbalance": lambda: _join(
-            f"{data.name}: {', '.join(f'{name} {count:,}' for name, count in data.classes.items())}"
-            for data in study.data
-            if data.task != "continuous" and data.classes
+        "imbalance": lambda: _imbalance(study),
+        "handled": lambda: _join(
+            [
+                *dict.fromkeys(f"{b.name}: {b.preprocessing}" for b in own),
+                *dict.fromkeys(f"embeddings ({f.protocol}): {f.describe}" for f in frozen if f.describe),
+            ]
+        ),
+        "measures": lambda: f"{_metrics(shown)}. {_statistics(study)}",
+        "events": lambda: _join([_numbers(study), _events(study)]),
+        "differences": lambda: (
+            ""
+            if crossed
+            else "Training and test rows come from the same data set; sites and dates are to be added by the authors"
         ),
         "model files": lambda: (
             "featprobe probe --models writes the fitted probes; they are not part of this report"
@@ -260,6 +265,48 @@ def _answers(content: ReportContent, study: Study, shown: Sequence[Panel]) -> Ma
             else ""
         ),
     }
+
+
+def _metrics(shown: Sequence[Panel]) -> str:
+    return ", ".join(dict.fromkeys(metric_label(m) for panel in shown for m in panel.metrics))
+
+
+def _statistics(study: Study) -> str:
+    return (
+        f"Intervals, and paired comparisons with p-values adjusted over all pairs ({study.resamples[1]:,} resamples); "
+        "which methods where: methods.md"
+    )
+
+
+def _numbers(study: Study) -> str:
+    return _join(
+        f"{data.name}: {data.images or data.n_test[1]:,} images, {data.groups or data.n_groups[1]:,} groups after exclusions; exclusions before featprobe are to be added by the authors"
+        for data in study.data
+    )
+
+
+def _events(study: Study) -> str:
+    """How many images are of each class, or hold each label."""
+    return _join(
+        f"{data.name}: {', '.join(f'{name} {count:,}' for name, count in data.classes.items())}"
+        for data in study.data
+        if data.task != "continuous" and data.classes
+    )
+
+
+def _imbalance(study: Study) -> str:
+    """What was done about classes of unequal size, and what these are; "" where there are no classes."""
+    events = _events(study)
+    if not events:
+        return ""
+    done = [fit.variant for fit in study.fits if fit.variant]
+    for fit in study.fits:
+        done += [
+            f"{name.replace('_', ' ')} balanced ({fit.mode})"
+            for name in ("class_weight", "sampling")
+            if fit.training.get(name) == "balanced"
+        ]
+    return _join(["; ".join(dict.fromkeys(done)) or "No class weights and no moved thresholds", events])
 
 
 def _scheme(scheme: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
@@ -83,12 +84,25 @@ def render(draw: Callable[[], Figure | None]) -> dict[str, bytes]:
 
 
 def plain(text: str, characters: int = 0) -> str:
-    """`text` on one line, or wrapped to lines of `characters`, rather before a middle dot than behind it."""
+    """`text` on one line, or wrapped to lines of `characters`, rather before a middle dot than behind it.
+
+    A word that is longer than a line is broken behind an underscore where it has one.
+    """
     line = one_line(text)
     if not characters:
         return line
     tied = line.replace(" \N{MIDDLE DOT} ", " \N{MIDDLE DOT}\N{NO-BREAK SPACE}")
-    return "\n".join(textwrap.wrap(tied, characters, break_on_hyphens=False))
+    return "\n".join(_Wrapper(characters, break_on_hyphens=False).wrap(tied))
+
+
+class _Wrapper(textwrap.TextWrapper):
+    def _split(self, text: str) -> list[str]:
+        words = super()._split(text)
+        return [
+            part
+            for word in words
+            for part in (re.split("(?<=_)", word) if len(word) > self.width else [word])
+        ]
 
 
 MOST_SVG: Final = 80_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from featprobe.records import BackboneFacts, DataFacts, FitFacts, Study
@@ -147,21 +147,41 @@ def _statistics(study: Study, shown: Sequence[Panel]) -> Iterator[str]:
     others = f"; also reported: {every}" if every else ""
     yield f"The main metric was {mains}{others}."
     found = interval_methods(shown)
-    for method in found:
-        yield f"Interval: {markdown(method)}."
-    yield f"The group (patient, lesion or study) was the unit of resampling{_cite(*cite_methods(found))}."
+    for method, where in _places(found, shown, _intervals).items():
+        yield f"Interval{where}: {markdown(method)}."
+    if any("bootstrap" in method for method in found):
+        unit = "The group (patient, lesion or study), or the image where no groups were declared, was the unit of resampling"
+        yield f"{unit}{_cite(*cite_methods(found))}."
+    elif found:
+        yield f"Intervals follow their sources{_cite(*cite_methods(found))}."
     tests = list(dict.fromkeys(method for panel in shown for method in panel.methods))
-    for method in tests:
-        yield f"Comparison of systems: {markdown(method)}."
+    for method, where in _places(tests, shown, lambda panel: panel.methods).items():
+        yield f"Comparison of systems{where}: {markdown(method)}."
     if any(panel.tested for panel in shown):
-        keys = tuple(dict.fromkeys((*cite_methods(tests), "romano2005stepwise", "hsu1996multiple")))
         yield (
-            f"All systems shared their resamples ({study.resamples[1]:,}); p-values were adjusted over all pairs of a data set by "
-            "step-down max-t, and the systems that can't be told apart from the best were found by simultaneous "
-            f"comparison with the best{_cite(*keys)}."
+            f"All systems shared their resamples ({study.resamples[1]:,}){_cite(*cite_methods(tests))}; the systems that can't "
+            "be told apart from the best were found on them by simultaneous comparison with the best, stepped "
+            f"down{_cite('hsu1996multiple', 'romano2005stepwise')}."
         )
     seeds = ", ".join(map(str, study.seeds))
     yield f"Seed{'s' if len(study.seeds) > 1 else ''} of splits, fits and resamples: {seeds}."
+
+
+def _places(
+    methods: Sequence[str], shown: Sequence[Panel], used: Callable[[Panel], Collection[str]]
+) -> dict[str, str]:
+    """Method -> " (where it was used)", "" where that is everywhere or there is one only; the same words stand once."""
+    if len(methods) < 2:
+        return dict.fromkeys(methods, "")
+    titles = {method: [panel.title for panel in shown if method in used(panel)] for method in methods}
+    return {
+        method: f" ({markdown('; '.join(names))})" if len(names) < len(shown) else ""
+        for method, names in titles.items()
+    }
+
+
+def _intervals(panel: Panel) -> set[str]:
+    return {str(method) for method in panel.headline["ci_method"].unique()}
 
 
 def interval_methods(shown: Sequence[Panel]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from featprobe.records import ReportContent
 from featprobe.report import checklist, methods, references, word
+from featprobe.report.further_methods import further_methods
 from featprobe.report.output import Output
 from featprobe.report.panels import Panel
 
@@ -33,9 +34,11 @@ def write(content: ReportContent, shown: Sequence[Panel], output: Output) -> Pac
     study = content.study
     if study is None:
         return None
-    paragraphs = methods.methods(study, shown)
+    further = further_methods(content)
+    paragraphs = methods.methods(study, shown, further.sentences)
     used = [*methods.interval_methods(shown), *(method for panel in shown for method in panel.methods)]
     used += ["hsu", "max-t"] if any(panel.tested for panel in shown) else []
+    used += further.words
     items = checklist.items(content, study, shown)
     output.files["methods.md"] = methods.to_file(paragraphs)
     output.files["references.bib"] = references.bibliography(study, used)

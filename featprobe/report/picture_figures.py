@@ -21,7 +21,7 @@ def contact_sheet(shown: Sequence[Shown]) -> Figure | None:
     """Pictures in rows of six, the words of each below it; None where there are none."""
     if not shown:
         return None
-    words = [[line for text in one.lines for line in plain(text, 15).split("\n")] for one in shown]
+    words = [[line for text in one.lines for line in plain(text, 13).split("\n")] for one in shown]
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     pitch = _SIDE + _LINE * max(len(lines) for lines in words) + 0.14

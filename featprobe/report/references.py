@@ -28,6 +28,13 @@ METHODS: Final = {
     "resampled t": "nadeau2003inference",
     "critical difference": "demsar2006statistical",
     "friedman": "demsar2006statistical",
+    "signed-rank": "benavoli2017change",
+    "obuchowski": "obuchowski1997clustered",
+    "bca": "efron1987better",
+    "wilson": "wilson1927probable",
+    "mcnemar": "mcnemar1947sampling",
+    "holm": "holm1979rejective",
+    "benjamini": "benjamini1995discovery",
 }
 """A word of a method's description -> the entry that stands behind it."""
 

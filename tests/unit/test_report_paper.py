@@ -10,15 +10,28 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from featprobe.config import CompareConfig, ExtractConfig, FinetuneConfig, ProbeConfig
 from featprobe.options import as_mapping, from_mapping
-from featprobe.records import BackboneFacts, DataFacts, FitFacts, MeanRanks, ReportContent, Study
+from featprobe.records import (
+    BackboneFacts,
+    CriticalDifference,
+    DataFacts,
+    FitFacts,
+    MeanRanks,
+    ReportContent,
+    Statistics,
+    Study,
+)
 from featprobe.report import bands, checklist, curves, methods, references, word, write_report
+from featprobe.report.drawing import plain
+from featprobe.report.further_methods import further_methods
 from featprobe.report.panels import panels
 from featprobe.report.rank_figures import critical_difference, describe_ranks
 from featprobe.report.tables import Entry, Table, to_latex
+from featprobe.report.wording import tex
 from tests.unit.test_report import content_of, rows_of
 
 HOSTILE = "we{i}rd_&%$#~^\\name"
@@ -289,3 +302,96 @@ def test_the_critical_difference_diagram_is_on_the_page(made: ReportContent, tmp
 
 def test_a_page_without_citations_reads_as_plain_text() -> None:
     assert methods.without_citations("a\\_b [@x2020; @y] &lt;c&gt;.") == "a_b <c>."
+
+
+def test_the_methods_name_the_adjustment_and_the_place_of_each_test(made: ReportContent) -> None:
+    pairs = made.comparisons.assign(
+        method="p by McNemar's test, exact; interval by x; p adjusted over 1 pairs by Holm's step-down"
+    )
+    other = dataclasses.replace(made, comparisons=pairs)
+    text = "\n".join(methods.methods(study(), panels(other)))
+    assert "McNemar's test, exact" in text
+    assert "max-t" not in text
+    assert {"mcnemar1947sampling", "holm1979rejective"} <= set(re.findall(r"@([\w-]+)", text))
+
+    two = content_of(
+        {"a": (("x", "y"), ("test",)), "b": (("x", "y"), ("test",))}, {"m": 1.4, "n": 0.6}, 30, maps=()
+    )
+    told = two.comparisons.copy()
+    told["method"] = told["dataset"].map({"a": "one way", "b": "another way"})
+    said = "\n".join(methods.methods(study(), panels(dataclasses.replace(two, comparisons=told))))
+    assert "Comparison of systems (a): one way." in said
+    assert "Comparison of systems (b): another way." in said
+
+
+def test_what_was_done_beyond_pairs_is_in_the_methods(made: ReportContent) -> None:
+    columns = ["dataset", "level", "metric", "a", "b", "value", "ci_low", "ci_high", "p_value", "p_adjusted"]
+    row = [
+        made.estimates["dataset"].iloc[0],
+        "image",
+        "balanced_accuracy",
+        "one",
+        "",
+        0.8,
+        0.7,
+        0.9,
+        0.1,
+        0.1,
+    ]
+    combined = pd.DataFrame(
+        [[*row, 6, "corrected resampled t, 95 %, 3 folds x 2 seeds"]],
+        columns=[*columns, "trainings", "method"],
+    )
+    across = CriticalDifference(
+        level="image",
+        metric="balanced_accuracy",
+        systems=("one", "two"),
+        mean_rank=np.array([1.0, 2.0]),
+        critical=1.2,
+        statistic=9.0,
+        p_value=0.04,
+        datasets=("a", "b", "c"),
+        cliques=(),
+        chances={("one", "two"): (0.9, 0.05, 0.05)},
+        rope=0.01,
+    )
+    known = Statistics(made.best.iloc[:0], combined, (across,))
+    found = further_methods(dataclasses.replace(made, statistics=known))
+    text = " ".join(found.sentences)
+    assert "corrected resampled t, 95 %, 3 folds x 2 seeds" in text
+    assert "Over 3 data sets (a, b, c)" in text
+    assert "within 0.01 as equal" in text
+    assert {"nadeau2003inference", "demsar2006statistical", "benavoli2017change"} <= set(
+        references.cite_methods(found.words)
+    )
+    assert further_methods(made).sentences == ()
+
+
+def test_the_checklist_answers_what_an_item_asks(made: ReportContent) -> None:
+    tripod = {
+        i.number: i.answer for i in checklist.items(made, study(), panels(made)) if i.guideline == "TRIPOD+AI"
+    }
+    assert tripod["12b"].endswith("embeddings (uni): C = M K / 100")
+    assert tripod["12e"].startswith("Balanced accuracy")
+    assert tripod["13"].startswith("No class weights and no moved thresholds; derm_&_more: nv 300, mel 123")
+    assert "nv 300" in tripod["21"]
+    assert "to be added by the authors" in tripod["18c"]
+    balanced = study(
+        fits=(
+            FitFacts(
+                mode="full", what="linear-head", protocol="featprobe", training={"class_weight": "balanced"}
+            ),
+        )
+    )
+    said = next(
+        i.answer
+        for i in checklist.items(made, balanced, panels(made))
+        if i.subject.startswith("Class imbalance")
+    )
+    assert said.startswith("class weight balanced (full); ")
+
+
+def test_a_long_name_is_broken_behind_its_underscore() -> None:
+    assert plain("meningioma_tumor", 13) == "meningioma_\ntumor"
+    assert plain("dinov2_vits14 frozen", 14) == "dinov2_vits14\nfrozen"
+    assert tex('a "b"') == "a ''b''"
