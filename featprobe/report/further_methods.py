@@ -65,5 +65,9 @@ def _over_data_sets(content: ReportContent) -> list[tuple[str, Sequence[str]]]:
 
 def _of_trust(content: ReportContent) -> list[tuple[str, Sequence[str]]]:
     """How bands and sets were made, in the page's own words; the same words stand once."""
-    words = [text for panel in content.trust for text in (panel.bands, panel.promise)]
+    words = [
+        text
+        for panel in content.trust
+        for text in (panel.bands and f"Reliability diagrams: {panel.bands}", panel.promise)
+    ]
     return [(f"{markdown(text).rstrip('.')}.", ()) for text in dict.fromkeys(filter(None, words))]

@@ -205,7 +205,7 @@ def _software(study: Study) -> Iterator[str]:
     where = f" on {', '.join(study.devices)}" if study.devices else ""
     yield f"Software: {', '.join(names)}{where}."
     yield "The settings of every stage are in study.toml, which repeats the study."
-    yield from study.missing
+    yield from map(markdown, study.missing)
 
 
 def _span(values: tuple[int, int]) -> str:

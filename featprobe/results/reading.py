@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from featprobe.errors import ResultsError, nearest
-from featprobe.records import KEY_COLUMNS, Predictions, RunKey, Samples
+from featprobe.records import KEY_COLUMNS, FloatArray, Predictions, RunKey, Samples
+from featprobe.records.outcome import ROUNDING
 from featprobe.results.store import ESTIMATES, ResultsFolder
 from featprobe.results.tables import COLUMN, SCORE, SITE, THRESHOLDS, drop, merge, model_ids
 
@@ -53,6 +54,8 @@ def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
         names = tuple(sorted(filled, key=lambda name: rank.get(name, len(rank))))
         if task in {"multilabel", "continuous"}:  # names are part of the hash, so they are these rows' own
             names = tuple(target["names"])
+        y_score = rows[[SCORE + name for name in names]].to_numpy(dtype=np.float64)
+        _need_sound(key, rows["y_true"].unique().tolist(), names, y_score, task)
         samples = Samples.build(
             id=rows["id"],
             path=[""] * len(rows),
@@ -70,11 +73,30 @@ def to_predictions(frame: pd.DataFrame) -> list[Predictions]:
             },
             task=task,
         ).replace(groups_declared=declared.get(key.dataset, True))
-        y_score = rows[[SCORE + name for name in names]].to_numpy(dtype=np.float64)
         moved = str(rows[THRESHOLDS].iloc[0]) if THRESHOLDS in rows else ""
         thresholds = np.array([float(word) for word in moved.split("|")]) if moved else None
         records.append(Predictions(key, samples, y_score, int(rows["n_train"].iloc[0]), thresholds))
     return records
+
+
+def _need_sound(
+    key: RunKey, said: Sequence[str], names: Sequence[str], y_score: FloatArray, task: str
+) -> None:
+    """ResultsError for rows that no stage writes: edited by hand, or by another program."""
+    wrong = ""
+    unknown = [word for word in said if word and word not in names] if task in {"classes", "ordinal"} else []
+    if unknown:
+        wrong = f"the true class {unknown[0]!r} has no column of scores"
+    elif not np.isfinite(y_score).all():
+        wrong = "a score is no number"
+    elif task != "continuous" and not ((y_score > -ROUNDING) & (y_score < 1 + ROUNDING)).all():
+        wrong = f"scores reach from {y_score.min():g} to {y_score.max():g}: no probabilities"
+    if wrong:
+        raise ResultsError(
+            f"the predictions of {key.backbone} ({key.mode}, {key.probe}) on {key.dataset} can't be judged: {wrong}",
+            "predictions.parquet was changed by another hand than featprobe's",
+            "compute them again in another folder: featprobe probe --out DIR",
+        )
 
 
 def _labels(words: Sequence[str], names: Sequence[str], task: str) -> Any:

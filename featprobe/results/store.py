@@ -224,10 +224,19 @@ class ResultsFolder:
             run, expected = {}, {RUN: "unreadable"}
         if expected != found:
             wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-            note = f"{', '.join(wrong)} in {self.root} does not match run.json and is ignored"
-            return _State(estimate_frame([]), prediction_frame([]), {"files": {}, "units": {}}, note)
-        estimates = from_csv(raw[ESTIMATES]) if ESTIMATES in raw else estimate_frame([])
-        predictions = from_parquet(raw[PREDICTIONS]) if PREDICTIONS in raw else prediction_frame([])
+            several = len(wrong) > 1
+            why = f"do{'' if several else 'es'} not match run.json"
+            if RUN not in raw:
+                why = f"stand{'' if several else 's'} without a run.json"
+            return _ignored(
+                f"{', '.join(wrong)} in {self.root} {why} and {'are' if several else 'is'} ignored"
+            )
+        try:
+            estimates = from_csv(raw[ESTIMATES]) if ESTIMATES in raw else estimate_frame([])
+            predictions = from_parquet(raw[PREDICTIONS]) if PREDICTIONS in raw else prediction_frame([])
+        except (KeyError, ValueError) as error:  # pyarrow's errors of broken files are ValueErrors
+            why = f"another version or another hand wrote them: {error}"
+            return _ignored(f"the tables in {self.root} can't be read and are ignored ({why})")
         return _State(estimates, predictions, run)
 
     def _write(self, estimates: pd.DataFrame, predictions: pd.DataFrame, run: dict[str, Any]) -> None:
@@ -319,6 +328,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _ignored(note: str) -> _State:
+    return _State(estimate_frame([]), prediction_frame([]), {"files": {}, "units": {}}, note)
 
 
 def _empty_state() -> _State:

@@ -185,9 +185,21 @@ def from_csv(data: bytes) -> pd.DataFrame:
         io.StringIO(data.decode(), newline="")
     )  # float() rounds correctly, on any pandas
     frame = pd.DataFrame(rows, columns=header)
+    _need(frame, [name for name in ESTIMATE_COLUMNS if name not in _late()])
     for name in _FLOATS:
         frame[name] = [float(value or "nan") for value in frame[name]]
     return _typed(_completed(frame))
+
+
+def _late() -> set[str]:
+    return {name for version in _LATER for name in version}
+
+
+def _need(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """ValueError where a column is missing that every version wrote."""
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}")
 
 
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -212,7 +224,9 @@ def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
 def from_parquet(data: bytes) -> pd.DataFrame:
     """The inverse of `to_parquet_bytes`."""
     table = pq.read_table(io.BytesIO(data))
-    frame = _completed(table.to_pandas())
+    plain = table.to_pandas()
+    _need(plain, [name for name in (*_ROW_COLUMNS, "labels_sha256", "n_train") if name not in _late()])
+    frame = _completed(plain)
     if THRESHOLDS not in frame.columns:
         frame[THRESHOLDS] = ""
     frame = _typed(frame)

@@ -120,7 +120,6 @@ def _content(
     caches = _caches(config, runs)
     maps = tuple(embedding_maps(config, caches, estimates)) if config.map != "none" else ()
     leaks = tuple(leak_pairs(caches, estimates)) if config.images else ()
-    about = predictions.attrs
     studies = label_studies(
         predictions,
         runs,
@@ -132,6 +131,7 @@ def _content(
     notes = tuple(_notes(runs, full[0]))
     loaded = estimates
     every, predictions = add_systems(*by_family(*full, estimates))
+    about = predictions.attrs
     families = dict(zip(every["dataset"], full[0]["dataset"], strict=True))
     pictures, hidden = thumbnails(caches, loaded, families) if config.images else ({}, [])
     every = completed(every, predictions, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -104,8 +104,17 @@ def _named(frame: pd.DataFrame, seeds: pd.Series[int]) -> pd.DataFrame:
         words += [f"seed {row.seed}"] if seeds.get(row.dataset, 1) > 1 else []
         names[tuple(key)] = ", ".join(words)
     named = frame.assign(dataset=[names[row] for row in _zipped(frame, *columns)])
-    named.attrs = frame.attrs
+    named.attrs = _also_of(frame.attrs, dict(zip(named["dataset"], frame["dataset"], strict=True)))
     return named
+
+
+def _also_of(attrs: Mapping[Any, Any], families: Mapping[str, str]) -> dict[Any, Any]:
+    """What `attrs` say of data sets (order of classes, whether groups were declared), said of their families too."""
+    told = dict(attrs)
+    for what in {"classes", "groups_declared"} & set(attrs):
+        own = attrs[what]
+        told[what] = {**own, **{family: own[name] for family, name in families.items() if name in own}}
+    return told
 
 
 def _words(row: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -315,3 +316,20 @@ def test_what_the_warning_says_is_what_was_simulated():
         line = next(row for row in rows if row[1].strip() == f"AUROC: {name}")
         rare = [float(cell) for cell in line[-4:-1]]
         assert SIMULATED[method] == (min(rare), max(rare))
+
+
+def test_without_declared_groups_pairs_are_of_images_as_their_values_are(tmp_path):
+    undeclared = []
+    for name, skill in SKILL.items():
+        made = predictions("d", name, skill, seed=0)
+        plain = dataclasses.replace(made, samples=made.samples.replace(groups_declared=False))
+        undeclared.append(
+            dataclasses.replace(plain, key=dataclasses.replace(plain.key, protocol="p holdout 30 %"))
+        )
+    found = [row for one in undeclared for row in estimates([one], default_metrics("classes"), resamples=50)]
+    ResultsFolder(tmp_path).add("unit", undeclared, found, {"key": undeclared[0].key.to_dict()})
+    assert run(tmp_path) == 0
+    said = (tmp_path / "methods.md").read_text()
+    assert "image bootstrap" in said
+    assert "paired image bootstrap" in said
+    assert "group bootstrap" not in said

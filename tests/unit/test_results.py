@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from featprobe.errors import OutputError, ResultsError
 from featprobe.records import ESTIMATE_COLUMNS, KEY_COLUMNS, Estimate, Predictions, RunKey, Samples
 from featprobe.results import ResultsFolder, load_many, store, to_predictions
+from featprobe.results.tables import to_parquet_bytes
 
 KEY = RunKey(
     dataset="brain, MRI",
@@ -173,7 +175,7 @@ def test_tables_that_do_not_match_run_json_are_ignored_and_kept_aside(tmp_path: 
     assert not folder.has("u")
     assert folder.estimates().empty
     assert folder.predictions().empty
-    assert "does not match run.json" in folder.notes[0]
+    assert "not match run.json" in folder.notes[0]
     with pytest.raises(ResultsError, match=r"featprobe probe --out"):
         load_many([tmp_path])
 
@@ -290,3 +292,59 @@ def test_the_same_weights_under_another_name_are_renamed_and_replace_their_names
     )
     folder.add("u4", [predictions(KEY, seed=4)], [estimate(KEY, 1.0)], {})
     assert not folder.has("u1")
+
+
+FIRST = "y_score_<none>"
+
+
+def filled(root: Path) -> Path:
+    ResultsFolder(root).add("u", [predictions()], [estimate()], {})
+    return root
+
+
+def rewritten(folder: Path, *, rows=None, table=None) -> Path:
+    """The folder with other tables than it was given, and a run.json that vouches for them."""
+    if rows is not None:
+        frame = rows(ResultsFolder(folder).predictions())
+        (folder / "predictions.parquet").write_bytes(to_parquet_bytes(frame))
+    if table is not None:
+        path = folder / "results.csv"
+        path.write_text(table(path.read_text()))
+    run = json.loads((folder / "run.json").read_text())
+    run["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in run["files"]}
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (lambda frame: frame.assign(y_true="maybe"), "true class 'maybe' has no column of scores"),
+        (lambda frame: frame.assign(**{FIRST: [np.nan, *[0.5] * (len(frame) - 1)]}), "no number"),
+        (lambda frame: frame.assign(**{FIRST: 7.0}), "reach from .* to 7: no probabilities"),
+    ],
+)
+def test_predictions_that_no_stage_writes_are_refused(tmp_path: Path, rows, words: str) -> None:
+    folder = rewritten(filled(tmp_path), rows=rows)
+    with pytest.raises(ResultsError, match=words):
+        to_predictions(load_many([folder])[1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": lambda frame: frame.drop(columns="backbone")},
+        {"table": lambda text: text.replace("value", "worth", 1)},
+        {"table": lambda text: text.replace(",0.3", ",x.3", 1)},
+    ],
+)
+def test_tables_of_another_hand_are_said_to_be_unreadable(tmp_path: Path, changes) -> None:
+    folder = rewritten(filled(tmp_path), **changes)
+    with pytest.raises(ResultsError, match=r"the tables in .* can't be read .*featprobe probe --out"):
+        load_many([folder])
+
+
+def test_tables_without_their_run_are_said_to_be(tmp_path: Path) -> None:
+    (filled(tmp_path) / "run.json").unlink()
+    with pytest.raises(ResultsError, match=r"results.csv in .* stand without a run.json and are ignored"):
+        load_many([tmp_path])
