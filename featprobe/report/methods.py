@@ -104,9 +104,10 @@ def _models(study: Study) -> Iterator[str]:
 def _backbone(backbone: BackboneFacts) -> str:
     hashed = f", SHA-256 {backbone.weights_sha256[:12]}" if backbone.weights_sha256 else ""
     precision = f", {backbone.precision}" if backbone.precision else ""
+    built = f"{markdown(backbone.architecture)}; " if backbone.architecture else ""
     licence = f", licence: {markdown(backbone.licence)}" if backbone.licence else ""
     return (
-        f"{markdown(backbone.name)}{_cite(*cite_backbone(backbone))} ({markdown(backbone.architecture)}; weights: "
+        f"{markdown(backbone.name)}{_cite(*cite_backbone(backbone))} ({built}weights: "
         f"{markdown(backbone.weights)}{hashed}{licence}; preprocessing: {markdown(backbone.preprocessing)}{precision}; "
         f"embedding: {', '.join(map(markdown, backbone.poolings))})"
     )
@@ -140,12 +141,12 @@ def _trained(fit: FitFacts) -> str:
 
 
 def _statistics(study: Study, shown: Sequence[Panel]) -> Iterator[str]:
-    mains = ", ".join(dict.fromkeys(in_sentence(panel.main) for panel in shown))
+    mains = list(dict.fromkeys(in_sentence(panel.main) for panel in shown))
     every = ", ".join(
         dict.fromkeys(metric_label(m) for panel in shown for m in panel.metrics if m != panel.main)
     )
     others = f"; also reported: {every}" if every else ""
-    yield f"The main metric was {mains}{others}."
+    yield f"The main {'metric was' if len(mains) == 1 else 'metrics were'} {', '.join(mains)}{others}."
     found = interval_methods(shown)
     for method, where in _places(found, shown, _intervals).items():
         yield f"Interval{where}: {markdown(method)}."

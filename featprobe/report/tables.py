@@ -122,7 +122,9 @@ def pairs_table(panel: Panel, pairs: Sequence[Pair]) -> Table:
 
 def _entry(panel: Panel, system: str, metric: str) -> Entry:
     cell = panel.cells.get((system, metric))
-    return Entry("") if cell is None else Entry(*panel.shown(metric, cell), cell.best)
+    if cell is None:
+        return Entry("")
+    return Entry(*panel.shown(metric, cell), marked=cell.best and metric in panel.tested)
 
 
 def to_markdown(table: Table) -> bytes:

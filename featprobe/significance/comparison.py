@@ -239,7 +239,7 @@ class _Judge:
         p = (1 + int((spread >= abs(difference) - self.zero).sum())) / (1 + len(spread))
         pairs = len(self.values) * (len(self.values) - 1) // 2
         method = (
-            f"paired {self.how}, symmetric; p adjusted over {pairs} pairs by {ADJUSTED_BY[self.adjust]}; "
+            f"paired {self.how}, symmetric; p adjusted over {pairs} {'pair' if pairs == 1 else 'pairs'} by {ADJUSTED_BY[self.adjust]}; "
             f"estimand: difference of these fitted models on {self.population}"
         )
         return *within(difference - half, difference + half, self.reach), max(p, self.least), method

@@ -30,7 +30,7 @@ from featprobe.report.drawing import plain
 from featprobe.report.further_methods import further_methods
 from featprobe.report.panels import panels
 from featprobe.report.rank_figures import critical_difference, describe_ranks
-from featprobe.report.tables import Entry, Table, to_latex
+from featprobe.report.tables import Entry, Table, overview_table, to_latex
 from featprobe.report.wording import tex
 from tests.unit.test_report import content_of, rows_of
 
@@ -389,6 +389,25 @@ def test_the_checklist_answers_what_an_item_asks(made: ReportContent) -> None:
         if i.subject.startswith("Class imbalance")
     )
     assert said.startswith("class weight balanced (full); ")
+
+
+def test_what_is_not_known_of_a_backbone_leaves_no_gap_in_the_methods(made: ReportContent) -> None:
+    bare = dataclasses.replace(study().backbones[0], architecture="")
+    text = "\n".join(methods.methods(study(backbones=(bare,)), panels(made)))
+    assert "(weights: pretrained" in text
+
+
+def test_a_system_alone_is_not_marked_as_untold_from_the_best() -> None:
+    two = content_of(
+        {"a": (("x", "y"), ("test",)), "b": (("x", "y"), ("test",))}, {"m": 1.4, "n": 0.6}, 30, maps=()
+    )
+    alone = dataclasses.replace(
+        two,
+        estimates=two.estimates[(two.estimates["dataset"] == "a") | (two.estimates["system"] == "m")],
+        comparisons=two.comparisons[two.comparisons["dataset"] == "a"],
+    )
+    (row,) = [row for row in overview_table(panels(alone)).rows if row[0].text == "m"]
+    assert [entry.marked for entry in row[1:]] == [True, False]
 
 
 def test_a_long_name_is_broken_behind_its_underscore() -> None:
