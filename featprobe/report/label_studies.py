@@ -171,6 +171,8 @@ def ratio_interval(low: float, high: float) -> str:
     """`[1.52, 2.63]`; an end that lies beyond the amounts that were tried is left open: `[1.52, or more]`."""
     if math.isnan(low + high) and not (low == 0 and math.isinf(high)):
         return "[no interval]"
+    if not low > 0 and not math.isfinite(high):
+        return "[open at both ends]"
     return f"[{ratio(low) if low > 0 else 'or less'}, {ratio(high) if math.isfinite(high) else 'or more'}]"
 
 

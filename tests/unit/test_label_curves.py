@@ -260,6 +260,7 @@ class TestReport:
     def test_an_open_end_is_said(self):
         assert ratio_interval(1.5, np.inf) == "[1.50, or more]"
         assert ratio_interval(0.0, 0.8) == "[or less, 0.80]"
+        assert ratio_interval(0.0, np.inf) == "[open at both ends]"
         assert ratio_interval(np.nan, np.nan) == "[no interval]"
 
     def test_figure_draws_every_curve_with_its_band(self, study):
