@@ -149,19 +149,17 @@ def _statistics(study: Study, shown: Sequence[Panel]) -> Iterator[str]:
     yield f"The main {'metric was' if len(mains) == 1 else 'metrics were'} {', '.join(mains)}{others}."
     found = interval_methods(shown)
     for method, where in _places(found, shown, _intervals).items():
-        yield f"Interval{where}: {markdown(method)}."
+        yield f"Interval{where}: {markdown(method)}{_cite(*cite_methods([method]))}."
     if any("bootstrap" in method for method in found):
         unit = "The group (patient, lesion or study), or the image where no groups were declared, was the unit of resampling"
-        yield f"{unit}{_cite(*cite_methods(found))}."
-    elif found:
-        yield f"Intervals follow their sources{_cite(*cite_methods(found))}."
+        yield f"{unit}."
     tests = list(dict.fromkeys(method for panel in shown for method in panel.methods))
     for method, where in _places(tests, shown, lambda panel: panel.methods).items():
-        yield f"Comparison of systems{where}: {markdown(method)}."
+        yield f"Comparison of systems{where}: {markdown(method)}{_cite(*cite_methods([method]))}."
     if any(panel.tested for panel in shown):
         yield (
-            f"All systems shared their resamples ({study.resamples[1]:,}){_cite(*cite_methods(tests))}; the systems that can't "
-            "be told apart from the best were found on them by simultaneous comparison with the best, stepped "
+            f"All systems shared their resamples ({study.resamples[1]:,}); the systems that can't be told apart from the best "
+            "were found on them by simultaneous comparison with the best, stepped "
             f"down{_cite('hsu1996multiple', 'romano2005stepwise')}."
         )
     seeds = ", ".join(map(str, study.seeds))

@@ -306,7 +306,7 @@ def test_a_page_without_citations_reads_as_plain_text() -> None:
 
 def test_the_methods_name_the_adjustment_and_the_place_of_each_test(made: ReportContent) -> None:
     pairs = made.comparisons.assign(
-        method="p by McNemar's test, exact; interval by x; p adjusted over 1 pairs by Holm's step-down"
+        method="p by McNemar's test, exact; interval by x; p adjusted over 1 pair by Holm's step-down"
     )
     other = dataclasses.replace(made, comparisons=pairs)
     text = "\n".join(methods.methods(study(), panels(other)))
@@ -321,6 +321,7 @@ def test_the_methods_name_the_adjustment_and_the_place_of_each_test(made: Report
     told["method"] = told["dataset"].map({"a": "one way", "b": "another way"})
     said = "\n".join(methods.methods(study(), panels(dataclasses.replace(two, comparisons=told))))
     assert "Comparison of systems (a): one way." in said
+    assert "by Holm's step-down [@mcnemar1947sampling; @holm1979rejective]." in text
     assert "Comparison of systems (b): another way." in said
 
 
