@@ -13,13 +13,13 @@ from tqdm import tqdm
 from featprobe import probes, significance
 from featprobe.cache import Cache
 from featprobe.config_trust import OodConfig
-from featprobe.errors import ProbeError
 from featprobe.probes.logistic import LogisticModel
 from featprobe.records import FloatArray
 from featprobe.registry import METRICS, PROTOCOLS
 from featprobe.results.single import UNIT
 from featprobe.splitting import Fold
 from featprobe.stages.evaluation import describe_run, title
+from featprobe.stages.finite import need_finite
 from featprobe.stages.fitting import parts_of
 from featprobe.stages.machine import need_writable
 from featprobe.stages.ood_plan import Trial, target_classes, trials
@@ -82,18 +82,12 @@ def ood(config: OodConfig) -> Summary:
 
 
 def _embeddings(cache: Cache, trial: Trial) -> tuple[FloatArray, FloatArray]:
-    """(known [N, D], strange [M, D]); ProbeError where values are not finite."""
-    X = np.asarray(trial.table.read(cache)[trial.rows], dtype=np.float64)
-    Z = np.asarray(trial.other.read(cache)[trial.kept], dtype=np.float64)
-    for name, table in ((trial.subject.name, X), (trial.outside, Z)):
-        bad = int((~np.isfinite(table).all(axis=1)).sum())
-        if bad:
-            raise ProbeError(
-                f"{title(trial.key.to_dict())}: {bad} of {len(table)} embeddings of {name!r} hold values that are not finite",
-                "",
-                "type featprobe cache verify, or extract again with --precision fp32",
-            )
-    return X, Z
+    """(known [N, D], strange [M, D]); ProbeError, naming images, where values are not finite."""
+    who = title(trial.key.to_dict())
+    X, Z = trial.table.read(cache), trial.other.read(cache)
+    need_finite(X, trial.rows, trial.subject.samples.id, who)
+    need_finite(Z, trial.kept, trial.strangers.id, f"{who}, {trial.outside!r}")
+    return np.asarray(X[trial.rows], dtype=np.float64), np.asarray(Z[trial.kept], dtype=np.float64)
 
 
 def _rows(

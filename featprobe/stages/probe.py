@@ -16,7 +16,7 @@ from tqdm import tqdm
 from featprobe import health, shortcuts
 from featprobe.cache import Cache
 from featprobe.config import ProbeConfig
-from featprobe.errors import CacheError, FeatprobeError
+from featprobe.errors import CacheError, FeatprobeError, ProbeError
 from featprobe.records import AnyArray, Predictions, RunKey
 from featprobe.results import Batch, ResultsFolder
 from featprobe.stages.calibrating import need_calibratable, varied
@@ -32,9 +32,10 @@ from featprobe.stages.evaluation import (
     with_fold,
 )
 from featprobe.stages.feasible import need_rows
+from featprobe.stages.finite import need_finite
 from featprobe.stages.fit_costs import fit_costs
-from featprobe.stages.fitting import Outcome, Unit
-from featprobe.stages.fusing import fit, fused_units, work_of
+from featprobe.stages.fitting import Outcome, Unit, Work
+from featprobe.stages.fusing import FusedWork, fit, fused_units, work_of
 from featprobe.stages.machine import need_writable
 from featprobe.stages.models import save_models
 from featprobe.stages.protocols import SEARCHED, Ask, asks, protocols_of
@@ -119,6 +120,9 @@ def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> It
     for seed in seeds(config):
         subject = question(material.name, material.samples, dataclasses.replace(config, seed=seed))
         rows = np.array([positions[str(name)] for name in subject.samples.id], dtype=np.int64)
+        if material.scheme:
+            plan = dataclasses.replace(subject.plan, scheme=material.scheme)
+            subject = dataclasses.replace(subject, plan=plan)
         if seed == config.seed:
             announce(subject)
         found = views(subject, config)
@@ -133,9 +137,6 @@ def _units(config: ProbeConfig, material: Material, wanted: Sequence[Ask]) -> It
             ]
             for note in dict.fromkeys(said):
                 print(f"{material.name}: {note}")
-        if material.scheme:
-            plan = dataclasses.replace(subject.plan, scheme=material.scheme)
-            subject = dataclasses.replace(subject, plan=plan)
         for view in found:
             for number, ask in enumerate(wanted):
                 for tables in ask.inputs:
@@ -217,7 +218,8 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
         joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1),
     ):
         stream = joblib.Parallel(return_as="generator", pre_dispatch=2 * jobs)(
-            joblib.delayed(fit)(work_of(unit, number, embeddings)) for unit, number in tasks
+            joblib.delayed(_fitted)(_who(unit, number), work_of(unit, number, embeddings))
+            for unit, number in tasks
         )
         done: dict[str, list[Outcome]] = {}
         for (unit, _), outcome in zip(
@@ -229,6 +231,18 @@ def _fit_all(cache: Cache, config: ProbeConfig, folder: ResultsFolder, units: Se
                 _store(config, batch, unit, done.pop(unit.hash), remarks)
 
 
+def _who(unit: Unit, number: int) -> str:
+    return f"{title(unit.key.to_dict())}, fold {unit.view.folds[number].name}"
+
+
+def _fitted(who: str, work: Work | FusedWork) -> Outcome:
+    """`fit`, whose ProbeError says whose it is: many models are fitted in one call."""
+    try:
+        return fit(work)
+    except ProbeError as error:
+        raise ProbeError(f"{who}: {error.wrong}", error.known, error.next_step) from error
+
+
 def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
     """What is said of tables before any probe sees them; a signature is of one table alone."""
     samples = unit.subject.samples
@@ -237,6 +251,8 @@ def _remarks(unit: Unit, embeddings: Callable[[Table], AnyArray]) -> Remarks:
     words: dict[str, None] = {}
     for table in unit.tables:
         X = embeddings(table)
+        who = title({**unit.key.to_dict(), "backbone": table.recipe.backbone, "fusion": ""})
+        need_finite(X, unit.rows, samples.id, who)
         if table.dense:
             X = X.mean(axis=(1, 2))  # what is said of patches is said of their mean
         for finding in health.check(X, table.recipe.storage):

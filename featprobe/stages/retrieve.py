@@ -12,7 +12,7 @@ from tqdm import tqdm
 from featprobe import retrieval
 from featprobe.cache import Cache
 from featprobe.config import RetrieveConfig
-from featprobe.errors import ConfigError, ProbeError
+from featprobe.errors import ConfigError
 from featprobe.records import AnyArray, FloatArray, IntArray
 from featprobe.retrieval import Protocol, Ranking, RetrievalFolder
 from featprobe.significance.means import RowValues, mean_estimates
@@ -23,6 +23,7 @@ from featprobe.stages.evaluation import (
     title,
     with_fold,
 )
+from featprobe.stages.finite import need_finite
 from featprobe.stages.machine import need_writable
 from featprobe.stages.retrieval_page import write_page
 from featprobe.stages.retrieval_plan import Search, index_rows, searches
@@ -77,25 +78,14 @@ def _search_all(
     with bar:
         for _, group in itertools.groupby(asked, key=lambda search: (id(search.subject), id(search.table))):
             own = list(group)
-            X = own[0].table.read(cache)[own[0].rows]
-            _need_finite(own[0], X)
+            X = own[0].table.read(cache)
+            need_finite(X, own[0].rows, own[0].subject.samples.id, title(own[0].key.to_dict()))
+            X = X[own[0].rows]
             done = []
             for search in own:
                 done.append(_searched(config, rule, search, X))
                 bar.update()
             folder.add(done)
-
-
-def _need_finite(search: Search, X: AnyArray) -> None:
-    """ProbeError, naming images, where embeddings [N, D] hold values that are not finite."""
-    bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
-    if len(bad):
-        shown = ", ".join(search.subject.samples.id[bad[:3]].tolist())
-        raise ProbeError(
-            f"{title(search.key.to_dict())}: {len(bad)} of {len(X)} embeddings hold values that are not finite",
-            f"the first: {shown}",
-            "type featprobe cache verify, or extract again with --precision fp32",
-        )
 
 
 def _searched(config: RetrieveConfig, rule: Protocol, search: Search, X: AnyArray) -> retrieval.Unit:

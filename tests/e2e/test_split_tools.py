@@ -40,8 +40,10 @@ def test_amounts_seeds_sites_and_hospitals(quick_featprobe, hospitals):
     def probe(out, *flags):
         done = quick_featprobe("probe", *PROBE, "--out", out, *flags)
         assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
         return results(hospitals, out)
 
+    printed: list[str] = []
     less = probe("less", "--data", "near", "--fraction", "0.5", "1", "--repeats", "2", "--holdout", "0.25")
     assert set(zip(less.fraction, less.seed, strict=True)) == {(0.5, 0), (1.0, 0), (0.5, 1), (1.0, 1)}
     assert set(less.fold) == {"test"}
@@ -64,6 +66,8 @@ def test_amounts_seeds_sites_and_hospitals(quick_featprobe, hospitals):
 
     other = probe("other", "--train-on", "near", "--test-on", "far")
     assert set(other.dataset) == {"near->far"}
+    assert "trained on all of near, tested on all of far" in printed[-1]
+    assert "user's split" not in printed[-1]
     assert set(other.n_test) == {48}
     assert set(other.n_groups) == {24}
 
