@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 DEFAULT_PROBES: Final = ("logistic", "svm")
+UNORDERED: Final = "the classes are ordered; this probe is fitted to them as classes without order"
 _DEFAULTS: Final = {
     "classes": DEFAULT_PROBES,
     "ordinal": DEFAULT_PROBES,
@@ -88,7 +89,8 @@ def fit_probe(
     if table.ndim != 2 or labels.shape != expected:
         raise ProbeError(f"embeddings {table.shape} and labels {labels.shape} do not fit together")
     check_finite(table, "training")
-    classes, target, notes = _target(name, labels, n_classes, task)
+    classes, target = _target(name, labels, n_classes, task)
+    unordered = task == "ordinal" and "classes" in probe.tasks
     if not selection:
         raise ProbeError(f"the {name} probe has no rows to choose C on")
     names = tuple(label_names) or tuple(str(number) for number in range(n_classes))
@@ -110,17 +112,15 @@ def fit_probe(
         model=model,
         chosen=chosen,
         scores=scores,
-        notes=(*notes, *own),
+        notes=(*([UNORDERED] if unordered else []), *own),
         task=task,
     )
 
 
-def _target(
-    name: str, labels: AnyArray, n_classes: int, task: str
-) -> tuple[IntArray, AnyArray, tuple[str, ...]]:
-    """(columns of the result that the model fills, what the probe is fitted to, notes); ProbeError where unfit."""
+def _target(name: str, labels: AnyArray, n_classes: int, task: str) -> tuple[IntArray, AnyArray]:
+    """(columns of the result that the model fills, what the probe is fitted to); ProbeError where unfit."""
     if task == "continuous":
-        return np.arange(1), _numbers(name, labels), ()
+        return np.arange(1), _numbers(name, labels)
     least, most = (-1, 1) if task == "multilabel" else (0, n_classes - 1)
     if labels.size and (labels.min() < least or labels.max() > most):
         raise ProbeError(f"labels lie outside {least}..{most}", "images without a label can't be probed")
@@ -132,7 +132,7 @@ def _target(
                 f"each of the {n_classes} labels has one value in the {len(labels)} training rows",
                 "see featprobe inspect --data SPEC",
             )
-        return np.arange(n_classes), labels, ()
+        return np.arange(n_classes), labels
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ProbeError(
@@ -140,8 +140,7 @@ def _target(
             f"the {len(labels)} training rows hold {len(classes)}",
             "see featprobe inspect --data SPEC",
         )
-    unordered = "the classes are ordered; this probe is fitted to them as classes without order"
-    return classes, codes.astype(np.int64), (unordered,) if task == "ordinal" else ()
+    return classes, codes.astype(np.int64)
 
 
 def _numbers(name: str, values: FloatArray) -> FloatArray:

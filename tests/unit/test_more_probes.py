@@ -298,3 +298,11 @@ class TestChoosing:
     def test_a_part_that_knows_no_label_judges_nothing(self):
         found = choosing.score("log_loss")(np.full((3, 2), -1), np.full((4, 3, 2), 0.5))
         np.testing.assert_array_equal(found, np.zeros(4))
+
+
+def test_only_a_probe_that_knows_no_order_is_said_to_ignore_it():
+    X, y = data()
+    said = {name: " ".join(fit(name, X, y, task="ordinal").notes) for name in ("ordinal", "lda", "knn")}
+    assert "without order" not in said["ordinal"]
+    assert "without order" in said["lda"]
+    assert "without order" in said["knn"]
