@@ -39,8 +39,9 @@ class Bounded:
         for field in dataclasses.fields(self):
             value, least, most = getattr(self, field.name), field.metadata["least"], field.metadata["most"]
             for number in value if isinstance(value, tuple) else (value,):
-                low = least is not None and number is not None and number < least
-                high = most is not None and number is not None and number > most
+                # Not a number is within no bounds, whichever way they are asked for.
+                low = least is not None and number is not None and not number >= least
+                high = most is not None and number is not None and not number <= most
                 if low or high:
                     flag = "--" + field.name.replace("_", "-")
                     default = field.default if field.default not in {None, ()} else least
