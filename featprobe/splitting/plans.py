@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from featprobe.errors import ConfigError, SplitError
+from featprobe.errors import ConfigError, SplitError, listed
 from featprobe.records import IntArray, Samples
 from featprobe.splitting.eligible import eligible, labelled, without_labels
 from featprobe.splitting.folds import grouped_folds
@@ -328,11 +328,11 @@ def _enough_groups(judged: Part, least: int, parts: str, remedy: str) -> None:
     fewest = int(counts[rarest])
     if fewest >= least:
         return
-    thin = ", ".join(
+    thin = [
         aspects.count(int(c), int(counts[c])) if aspects.labels else f"{aspects.names[c]!r} has {counts[c]}"
         for c in np.flatnonzero(counts < least)
         if c != rarest
-    )
+    ]
     whole = (counts >= least).reshape(2, -1).all(axis=0).sum() >= 1 if aspects.labels else None
     enough = bool(whole) if whole is not None else (counts >= least).sum() >= 2
     noun = "labels" if aspects.labels else "classes"
@@ -340,6 +340,6 @@ def _enough_groups(judged: Part, least: int, parts: str, remedy: str) -> None:
     ways += [f"use --folds {fewest}"] if fewest >= 2 else []
     raise SplitError(
         f"{aspects.count(rarest, fewest)}, fewer than {parts}",
-        f"{thin} too" if thin else "each part needs a group of every class to test on",
+        f"{listed(thin)} too" if thin else "each part needs a group of every class to test on",
         " or ".join(ways) or "add images of more groups: these can't be judged",
     )

@@ -149,7 +149,9 @@ def _missing(
     flags += f" --layer {' '.join(layers)}" if set(layers) != {"last"} else ""
     keys = sorted({table.pooling for table in tables})
     either = " or " if not protocol.searched else ", "
-    others = "or --backbone with others" if protocol.searched else f"or add --pooling {keys[0]}"
+    # Where several tables are taken together, or patches, another pooling does not do instead.
+    whole = protocol.searched or any(is_dense(key) for key in protocol.inputs)
+    others = "or --backbone with others" if whole else f"or add --pooling {keys[0]}"
     hidden = " of those that --pooling and --layer leave" if config.pooling or config.layer else ""
     return CacheError(
         f"--protocol {protocol.name} takes {either.join(protocol.inputs or wanted)} of {backbone}",

@@ -147,7 +147,10 @@ class TestHeadsThatAttend:
         plain = cache_of(tmp_path / "plain", {"cls": 4})
         config = ProbeConfig(cache=plain.root, protocol=("featprobe-attentive",))
         (material,) = materials(plain, config)
-        with pytest.raises(CacheError, match=r"takes patches of vit; .*extract .*--pooling patches"):
+        with pytest.raises(
+            CacheError,
+            match=r"takes patches of vit; .*extract .*--pooling patches, or --backbone with others$",
+        ):
             asks(config, material)
 
     def test_a_head_is_no_probe(self, cache):

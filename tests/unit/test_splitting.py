@@ -85,6 +85,11 @@ class TestCrossValidation:
         assert "class 'b' has 4 groups, fewer than the 5 folds" in text
         assert "--min-groups 5 or use --folds 4" in text
 
+    def test_of_many_thin_classes_ten_are_named(self):
+        names = tuple(f"c{k:02d}" for k in range(30))
+        with pytest.raises(SplitError, match=r"'c10' has 2 and 19 more too; use --folds 2$"):
+            plan(grouped([2] * 30, names=names))
+
     def test_min_groups_drops_relabels_and_says_so(self):
         made, planned = plan(grouped([8, 4, 8]), min_groups=5)
         assert made.label_names == ("a", "c")
