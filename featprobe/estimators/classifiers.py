@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from featprobe import probes
 from featprobe.errors import ConfigError
 from featprobe.estimators.faults import EstimatorError, as_value_error
-from featprobe.estimators.parts import inner_parts
+from featprobe.estimators.parts import KINDS, inner_parts
 from featprobe.records import AnyArray, FloatArray
 from featprobe.registry import PROBES
 
@@ -73,7 +73,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises EstimatorError (a ValueError), also where no more than one class has two members.
         """
         self._check_parameters()
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X = validate_data(self, X, dtype=KINDS, ensure_min_samples=2, ensure_all_finite=False)
         target, names, task = self._target(y, len(X))
         with as_value_error():
             probes.need_suitable(self.probe, task)
@@ -99,7 +99,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> FloatArray:
         """Probabilities float64 [M, K], rows sum to 1; of several labels [M, L], each for itself."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=KINDS, reset=False, ensure_all_finite=False)
         if self.calibrated_ is not None:
             return np.asarray(self.calibrated_.predict_proba(X), dtype=np.float64)
         with as_value_error():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from featprobe.estimators.faults import EstimatorError
 from featprobe.records import AnyArray, IntArray, Samples, texts
 
 Parts = list[tuple[IntArray, IntArray]]
+
+KINDS: Final = (np.float64, np.float32)
+"""Kinds of number that embeddings are kept in; values that are not finite are refused by the probe, which names rows."""
 
 
 def inner_parts(

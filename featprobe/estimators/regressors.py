@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featprobe import probes
 from featprobe.estimators.faults import as_value_error
-from featprobe.estimators.parts import inner_parts
+from featprobe.estimators.parts import KINDS, inner_parts
 from featprobe.records import FloatArray
 
 
@@ -30,7 +30,9 @@ class ProbeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """`X` [N, D] and `y` [N], finite; `groups` [N]: who belongs together. Raises EstimatorError (a ValueError)."""
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True, ensure_min_samples=2)
+        X, y = validate_data(
+            self, X, y, dtype=KINDS, y_numeric=True, ensure_min_samples=2, ensure_all_finite=False
+        )
         values = np.asarray(y, dtype=np.float64)
         with as_value_error():
             probes.need_suitable(self.probe, "continuous")
@@ -54,6 +56,6 @@ class ProbeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> FloatArray:
         """The value of each row, float64 [M]."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=KINDS, reset=False, ensure_all_finite=False)
         with as_value_error():
             return np.asarray(self.fitted_.predict(X)[:, 0])

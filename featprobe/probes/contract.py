@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from featprobe.errors import ProbeError
+from featprobe.errors import ProbeError, listed
 from featprobe.records import AnyArray, FloatArray, IntArray
 
 Parts = Sequence[tuple[IntArray, IntArray]]
@@ -128,12 +128,12 @@ class FittedProbe:
 
 
 def check_finite(X: FloatArray, what: str) -> None:
-    """ProbeError that counts the rows of `X` [N, D] with values that are not finite."""
-    bad = ~np.isfinite(X).all(axis=1)
-    if bad.any():
+    """ProbeError that names the rows of `X` [N, D] with values that are not finite."""
+    bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
+    if len(bad):
         raise ProbeError(
-            f"{int(bad.sum())} of {len(X)} {what} embeddings hold values that are not finite",
-            f"the first is row {int(bad.argmax())}",
+            f"{len(bad)} of {len(X)} {what} embeddings hold values that are not finite (NaN or infinity)",
+            f"rows {listed([str(row) for row in bad])}",
             "type: featprobe cache verify, or extract again with --precision fp32",
         )
 

@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
+from featprobe import LogisticPath, SVMPath
 from featprobe.cache import Cache
 from featprobe.config import ExtractConfig
 from featprobe.errors import FeatprobeError
@@ -310,3 +311,21 @@ def test_files_of_the_memo_are_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(FeatprobeError, match="No space left"):
         memo.write_rows(tmp_path, "key", {"a": np.zeros(2)})
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_named(value):
+    X, y = data()
+    bad = X.copy()
+    bad[[3, 9], 1] = value
+    for model, target in (
+        (LinearProbe(), y),
+        (ProbeClassifier("knn"), y),
+        (ProbeRegressor(), X[:, 0]),
+        (LogisticPath(Cs=[1.0]), y),
+        (SVMPath(Cs=[1.0]), y),
+    ):
+        with pytest.raises(ValueError, match=r"^2 of 60 .*(NaN|infinity).*; rows 3, 9; "):
+            model.fit(bad, target)
+        with pytest.raises(ValueError, match=r"^2 of 60 .*; rows 3, 9; "):
+            model.fit(X, target).predict(bad)

@@ -14,6 +14,7 @@ from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from featprobe.probes.solvers.inputs import need_finite
 from featprobe.probes.solvers.logistic_curvature import Rows
 from featprobe.probes.solvers.logistic_engine import Task, polish, solve
 from featprobe.probes.solvers.logistic_losses import Sigmoids, Softmax
@@ -66,9 +67,12 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: AnyArray, y: AnyArray, sample_weight: AnyArray | None = None) -> LogisticPath:
         """Fit X float [N, D] to y [N] of classes or {0, 1} [N, L]; `sample_weight` [N] of weights >= 0.
 
-        Raises ValueError for values that are not finite, a single class, or a grid that is empty or not positive.
+        Raises ValueError for values that are not finite (naming rows), a single class, or a grid that is empty or not positive.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, order="C")
+        X, y = validate_data(
+            self, X, y, dtype=np.float64, multi_output=True, order="C", ensure_all_finite=False
+        )
+        need_finite(X)
         check_classification_targets(y)
         given = np.asarray(self.Cs, dtype=np.float64).reshape(-1)
         if not len(given) or not (np.isfinite(given) & (given > 0)).all():
@@ -134,7 +138,8 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def path_decision_function(self, X: AnyArray) -> FloatArray:
         """The logits at every C, [len(Cs), M, K] (two classes: K = 1)."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
+        need_finite(X)
         flat = X @ self.coefs_.reshape(-1, X.shape[1]).T
         return np.ascontiguousarray(
             flat.reshape(len(X), *self.intercepts_.shape).transpose(1, 0, 2) + self.intercepts_[:, None, :]
@@ -143,7 +148,8 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: AnyArray) -> FloatArray:
         """The logits of the model that predicts: [M] for two classes, else [M, K]."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
+        need_finite(X)
         found = X @ self.coefs_[self._kept].T + self.intercepts_[self._kept]
         return np.asarray(found[:, 0] if len(self.classes_) == 2 and not self._labels else found)
 

@@ -19,7 +19,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from featprobe.errors import ProbeError, listed
+from featprobe.errors import listed
+from featprobe.probes.solvers.inputs import InputError, need_finite
 from featprobe.probes.solvers.logistic_path import DEFAULT_CS
 from featprobe.probes.solvers.svm_certificate import Problem, Solution
 from featprobe.probes.solvers.svm_hinge import Hinge
@@ -27,14 +28,7 @@ from featprobe.probes.solvers.svm_squared import Squared, squares
 from featprobe.records import AnyArray, FloatArray, IntArray
 
 LOSSES: Final = ("hinge", "squared_hinge")
-LARGEST: Final = 1e100
-"""Beyond it squares leave float64's range."""
-
 Task = Callable[[], list[Solution]]
-
-
-class InputError(ProbeError, ValueError):
-    """Data that can't be fitted; scikit-learn expects a ValueError."""
 
 
 class SVMPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -77,7 +71,7 @@ class SVMPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         values = _grid(self.Cs, self.gap, self.loss)
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2)
         check_classification_targets(y)
-        _need_finite(X)
+        need_finite(X)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         kept = weight > 0
         X, y, weight = (X, y, weight) if kept.all() else (X[kept], y[kept], weight[kept])
@@ -150,7 +144,7 @@ class SVMPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The problems' values [G, M, P] at `places` of the grid (None: at `C_`)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
-        _need_finite(X)
+        need_finite(X)
         some = slice(self._kept, self._kept + 1) if places is None else places
         pairs = zip(self.coefs_[some], self.intercepts_[some], strict=True)
         return np.stack([X @ coef.T + b for coef, b in pairs])
@@ -178,17 +172,6 @@ def _grid(Cs: Sequence[float], gap: float, loss: str) -> FloatArray:
     if loss not in LOSSES:
         raise InputError(f"unknown loss {loss!r}", f"known: {', '.join(LOSSES)}")
     return values
-
-
-def _need_finite(X: FloatArray) -> None:
-    """InputError that names the rows of X [N, D] with values that can't be computed with."""
-    if not np.isfinite(X.sum()) or np.abs(X).max() > LARGEST:
-        bad = np.flatnonzero(~(np.abs(X) <= LARGEST).all(axis=1))
-        raise InputError(
-            f"{len(bad)} of {len(X)} rows of X hold NaN, infinity or values beyond {LARGEST:g}",
-            f"rows {listed([str(row) for row in bad])}",
-            "type: featprobe cache verify, or extract again with --precision fp32",
-        )
 
 
 def _pairs(X: FloatArray, codes: IntArray, weight: FloatArray, grid: FloatArray, gap: float) -> list[Task]:
