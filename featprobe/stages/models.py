@@ -46,6 +46,9 @@ ABOUT: Final = (
 )
 
 
+NONE: Final = "a file holds one probe of single images' frozen embeddings by one backbone, fitted on all labels with the first seed"
+
+
 def save_models(cache: Cache, config: ProbeConfig, units: Sequence[Unit]) -> list[Path]:
     """Fit each unit of frozen features at image level on all its labelled rows, and write it to OUT/models.
 
@@ -67,6 +70,8 @@ def save_models(cache: Cache, config: ProbeConfig, units: Sequence[Unit]) -> lis
         write_model(path, found, _header(unit, found))
     there = [path for path in paths if path.is_file()]
     print(f"models: {len(there)} in {config.out / 'models'}, {len(chosen) - len(todo)} of them there already")
+    if len(chosen) < len(units):
+        print(f"models: {len(units) - len(chosen)} others have none: {NONE}")
     return there
 
 

@@ -45,6 +45,8 @@ def predict(config: PredictConfig) -> Summary:
     """
     saved = need_model(config.model)
     need_writable(config.out.parent)
+    if config.out.is_dir():
+        raise OutputError(f"can't write {config.out}", "it is a folder", "choose another file with --out")
     source = _source(config)
     backbone = resolved_backbone(saved, config)
     recipe = _same_recipe(saved, source, backbone)
@@ -83,12 +85,18 @@ def resolved_backbone(saved: SavedModel, config: ModelOptions) -> Backbone:
     """The backbone with the weights that the model was fitted under; ModelError where they are others."""
     about, name = saved.header["weights"], str(saved.header["backbone"])
     weights = config.weights or about["given"]
+    own = about["given"] in WEIGHT_WORDS
     if weights not in WEIGHT_WORDS and not Path(weights).is_file():
-        named = "a file of weights" if config.weights is None else f"weights {weights!r}, which is no file"
+        asked = (
+            "needs a file of weights"
+            if config.weights is None
+            else f"can't have --weights {weights}, which is no file"
+        )
+        called = f"its {about['label']} weights" if own else f"the file called {about['label']!r}"
         raise ModelError(
-            f"{saved.path} needs {named}",
-            f"{name} was extracted with the file called {about['label']!r}, SHA-256 of its tensors {about['sha256'][:12]}",
-            "type --weights FILE with that file",
+            f"{saved.path} {asked}",
+            f"{name} was extracted with {called}, SHA-256 of the tensors {about['sha256'][:12]}",
+            "leave --weights out" if own else "type --weights FILE with that file",
         )
     key = str(saved.header["key"])
     backbone = backbones.load(
@@ -104,7 +112,9 @@ def resolved_backbone(saved: SavedModel, config: ModelOptions) -> Backbone:
         raise ModelError(
             f"the weights {weights!r} of {name} are not those that {saved.path} was fitted under",
             f"SHA-256 of the tensors {backbone.weights_sha256[:12]} against {about['sha256'][:12]}",
-            f"type --weights FILE with the weights that were called {about['label']!r} at the extraction",
+            "leave --weights out"
+            if own and config.weights
+            else f"type --weights FILE with the weights that were called {about['label']!r} at the extraction",
         )
     return backbone
 

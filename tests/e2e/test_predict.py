@@ -122,6 +122,13 @@ def test_unreadable_images_are_listed_and_a_changed_recipe_is_refused(
         assert "the model's file says it" in refused.stderr
     refused = quick_featprobe("predict", "--data", image_folder)
     assert "--model names no file" in refused.stderr
+    refused = quick_featprobe("predict", "--model", model, "--data", "digits", "--out", image_folder)
+    assert f"can't write {image_folder}; it is a folder; choose another file with --out" in refused.stderr
+    assert "images, logistic on" not in refused.stdout, "nothing is embedded before that"
+    refused = quick_featprobe("predict", "--model", model, "--data", "digits", "--weights", "lost.pth")
+    assert "can't have --weights lost.pth, which is no file" in refused.stderr
+    assert "extracted with its random weights" in refused.stderr
+    assert refused.stderr.rstrip().endswith("leave --weights out")
     refused = quick_featprobe("predict", "--model", model, "--data", image_folder, "digits")
     assert "one is scored at a time" in refused.stderr
 

@@ -142,6 +142,14 @@ def test_records_of_other_homes_and_other_fields_are_refused(path, of, fields, w
         read_model(path)
 
 
+def test_a_probe_of_fields_that_can_not_be_computed_with_is_refused(path):
+    fields = dict.fromkeys(("name", "classes", "model", "chosen", "scores", "notes"), "x")
+    fields |= {"n_classes": 3, "n_features": 4}
+    crafted(path, {"kind": "record", "of": "featprobe.probes.contract:FittedProbe", "fields": fields})
+    with pytest.raises(ModelError, match="can't be read by featprobe"):
+        read_model(path)
+
+
 def test_a_model_that_computes_otherwise_here_is_refused(path, monkeypatch):
     monkeypatch.setattr(LogisticModel, "predict", lambda _, X: np.full((len(X), 3), 1 / 3))
     with pytest.raises(ModelError, match=r"other predictions here .* other versions are: none"):
