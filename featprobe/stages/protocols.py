@@ -91,10 +91,17 @@ def asks(config: ProbeConfig, material: Material) -> list[Ask]:
                 inputs,
                 sha256_json([protocol.sha256, head.sha256 if head else ""]),
                 (*words, *own),
-                (*words[:1], *own),
+                (*words[:1], *own, *_left_out(config, fits, task)),
             )
         )
     return found
+
+
+def _left_out(config: ProbeConfig, fits: Sequence[str], task: str) -> Iterator[str]:
+    """What is said of probes that were named and don't fit this target: other data sets may have what they fit."""
+    for name in dict.fromkeys(config.probe):
+        if name not in fits:
+            yield f"--probe {name} is left out here: it can't be fitted to a target of kind {task!r}"
 
 
 def _fits(config: ProbeConfig, protocol: ProbeProtocol, task: str) -> tuple[str, ...]:

@@ -83,3 +83,14 @@ def test_what_can_not_be_fitted_says_whose_it_is(quick_featprobe, manifest):
 @pytest.mark.parametrize("flag", ["--fraction", "--holdout"])
 def test_not_a_number_is_within_no_bounds(quick_featprobe, flag):
     refused(quick_featprobe("probe", flag, "nan", *QUICK), f"{flag} is nan", "at least")
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_probe_that_does_not_fit_is_left_out_aloud_where_others_do(quick_featprobe):
+    done = quick_featprobe("probe", "--probe", "ordinal", "lda", "--fraction", "0.5", "1", "--models", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "--probe ordinal is left out here: it can't be fitted to a target of kind 'classes'" in done.stdout
+    assert "--probe lda is left out" not in done.stdout
+    # What has no file among models is said too, as it is no failure.
+    assert "models: 1 in results/models" in done.stdout
+    assert "models: 1 others have none: a file holds one probe" in done.stdout
