@@ -209,6 +209,6 @@ def _fewest_groups(judged: Part, purpose: str) -> int:
         raise SplitError(
             f"{aspects.count(rarest, 1)} in the training rows",
             f"{purpose} needs at least 2 groups of every class",
-            "leave the class out with --min-groups N, give a validation split, or use fewer folds (--folds K)",
+            "leave the class out with --min-groups N, or give a validation split",
         )
     return int(counts[rarest])

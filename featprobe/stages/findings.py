@@ -22,6 +22,9 @@ MOST_IN_ORDER: Final = 6
 MOST_CONTRASTS: Final = 8
 """Contrasts of a kind that are put into words; the report's tables hold them all."""
 
+MOST_UNTOLD: Final = 2
+"""Contrasts of a kind that can't be told apart, of which each has a sentence; more share one."""
+
 
 def findings(
     metric: str, estimates: pd.DataFrame, comparisons: pd.DataFrame, best: pd.DataFrame
@@ -40,15 +43,18 @@ def findings(
     if len(order) > 1 and comparisons.p_adjusted.isna().all():
         sentences.append(f"No difference can be tested: {comparisons.method.iloc[0]}.")
     elif tied:
+        named = tied if len(tied) <= MOST_IN_ORDER else [*tied[: MOST_IN_ORDER // 2]]
+        named = [*named, f"{len(tied) - len(named)} others"] if len(named) < len(tied) else named
         sentences.append(
-            f"{leader} can't be told apart from {_joined(tied)} (simultaneous 95 % bounds, paired by group)."
+            f"{leader} can't be told apart from {_joined(named)} (simultaneous 95 % bounds, paired by group)."
         )
     elif len(order) > 1:
         sentences.append(
             "Every other system is behind it beyond chance (simultaneous 95 % bounds, paired by group)."
         )
-    asked = [contrast for kind in (_canaries, _unfrozen, _fused) for contrast in kind(rows)[:MOST_CONTRASTS]]
-    return [*sentences, *(_contrast(what, a, b, comparisons, places) for what, a, b in asked)]
+    for kind in (_canaries, _unfrozen, _fused):
+        sentences += _contrasts(kind(rows), comparisons, places)
+    return sentences
 
 
 def _headline(estimates: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -107,14 +113,39 @@ def _fused(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     ]
 
 
-def _contrast(what: str, a: str, b: str, pairs: pd.DataFrame, places: int = 3) -> str:
-    pair = pairs[((pairs.a == a) & (pairs.b == b)) | ((pairs.a == b) & (pairs.b == a))].iloc[0]
+def _contrasts(asked: Sequence[tuple[str, str, str]], pairs: pd.DataFrame, places: int) -> list[str]:
+    """A sentence for each contrast of a kind; those that can't be told apart share one where they are many."""
+    contrasts = [(what, a, b, _pair(a, b, pairs)) for what, a, b in asked]
+    untold = [one for one in contrasts if one[3].p_adjusted >= LEVEL]
+    if len(untold) <= MOST_UNTOLD:
+        return [_contrast(*one, places) for one in contrasts[:MOST_CONTRASTS]]
+    told = [one for one in contrasts if not one[3].p_adjusted >= LEVEL]
+    sizes = [_signed(a, pair)[0] for _, a, _, pair in untold]
+    least = min(pair.p_adjusted for *_, pair in untold)
+    many = (
+        f"{untold[0][0]}: {len(untold)} pairs can't be told apart, differences from {number(min(sizes), places, '+')} "
+        f"to {number(max(sizes), places, '+')}, every p adjusted for all pairs at least {least:.3f}."
+    )
+    return [*(_contrast(*one, places) for one in told[:MOST_CONTRASTS]), many]
+
+
+def _pair(a: str, b: str, pairs: pd.DataFrame) -> Any:
+    return pairs[((pairs.a == a) & (pairs.b == b)) | ((pairs.a == b) & (pairs.b == a))].iloc[0]
+
+
+def _signed(a: str, pair: Any) -> tuple[float, float, float]:
+    """(difference, low, high) of `a` less the other."""
     sign = 1.0 if pair.a == a else -1.0
     low, high = sorted((sign * pair.ci_low, sign * pair.ci_high))
+    return sign * pair.difference, low, high
+
+
+def _contrast(what: str, a: str, b: str, pair: Any, places: int = 3) -> str:
+    difference, low, high = _signed(a, pair)
     told = "a real difference" if pair.p_adjusted < LEVEL else "can't be told apart"
     verdict = told if math.isfinite(pair.p_adjusted) else f"not tested, {pair.method}"
     return (
-        f"{what}, {a} minus {b}: {number(sign * pair.difference, places, '+')} "
+        f"{what}, {a} minus {b}: {number(difference, places, '+')} "
         f"{interval(low, high, places, '+')}, p adjusted for all pairs {p_words(pair.p_adjusted)}: {verdict}."
     )
 

@@ -103,7 +103,7 @@ def _under(rule: Protocol, subject: Question) -> Question:
         raise SplitError(
             f"--protocol {rule.name} needs the official split, and {subject.name!r} has none here",
             f"it was to be judged by {subject.plan.scheme}",
-            "type --protocol featprobe, or leave --resplit out",
+            "type --protocol featprobe, or give the data a split column and leave --resplit out",
         )
     return dataclasses.replace(subject, protocol=rule.name)
 

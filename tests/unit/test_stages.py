@@ -16,7 +16,7 @@ from featprobe.imaging import THUMBNAIL_SIDE
 from featprobe.records import KEY_COLUMNS, EmbeddingTable, Preprocessing, Recipe, RunKey, Samples
 from featprobe.stages import evaluation, maps
 from featprobe.stages.families import by_family
-from featprobe.stages.findings import _order, findings
+from featprobe.stages.findings import _contrasts, _order, findings
 from featprobe.stages.leak_pairs import leak_pairs
 from featprobe.stages.sources import BackboneRun, absolute_spec, backbone_runs
 from featprobe.stages.systems import add_systems
@@ -327,3 +327,26 @@ class TestLeakPairs:
             0,
             2,
         )
+
+
+def test_many_contrasts_that_can_not_be_told_apart_share_a_sentence():
+
+    pairs = pd.DataFrame(
+        {
+            "a": ["probe", "full", "lora", "head"],
+            "b": ["head", "probe", "probe", "probe2"],
+            "difference": [0.02, 0.01, 0.2, -0.03],
+            "ci_low": -0.1,
+            "ci_high": 0.1,
+            "p_adjusted": [0.5, 0.9, 0.01, 0.4],
+        }
+    )
+    asked = [("Trained less frozen", a, "probe") for a in ("head", "full", "lora")]
+    asked.append(("Trained less frozen", "head", "probe2"))
+    real, many = _contrasts(asked, pairs, 3)
+    assert real.startswith("Trained less frozen, lora minus probe: +0.200")
+    assert many == (
+        "Trained less frozen: 3 pairs can't be told apart, differences from -0.030 to +0.010, every p adjusted for all "
+        "pairs at least 0.400."
+    )
+    assert len(_contrasts(asked[:2], pairs, 3)) == 2
