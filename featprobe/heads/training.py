@@ -27,6 +27,9 @@ from featprobe.records import FloatArray
 
 SAVE_SECONDS: Final = 300.0
 
+TOO_SURE: Final = 0.05
+"""Balanced accuracy on the validation part that the epoch of the least loss may lack without a word."""
+
 
 def train_fold(
     backbone: nn.Module,
@@ -158,7 +161,7 @@ def _fitted(
         trained=trained,
         seconds=state.seconds,
         checkpoint=store.best_path,
-        notes=(*store.notes, *_unfinished(recipe, state, planned)),
+        notes=(*store.notes, *_unfinished(recipe, state, planned), *_too_sure(recipe, state)),
     )
 
 
@@ -169,6 +172,26 @@ def _unfinished(recipe: TrainingRecipe, state: State, planned: int) -> tuple[str
     note = (
         f"the best of {planned} epochs is the last: {recipe.monitor} was still getting better, so the model may be "
         f"judged below what it can do; type --epochs {2 * planned}"
+    )
+    return (note,)
+
+
+def _too_sure(recipe: TrainingRecipe, state: State) -> tuple[str, ...]:
+    """What must be said where the loss chose an epoch whose answers are worse than another's.
+
+    A training on few images grows too sure of itself: its loss rises while it still learns to tell classes apart.
+    """
+    other = "val_balanced_accuracy"
+    if recipe.monitor != "val_loss" or not all(other in row for row in state.history) or not state.best_epoch:
+        return ()
+    values = [row[other] for row in state.history]
+    best = max(range(len(values)), key=values.__getitem__)
+    chosen = values[state.best_epoch - 1]
+    if not values[best] - chosen > TOO_SURE:
+        return ()
+    note = (
+        f"val_loss was lowest at epoch {state.best_epoch}, {other} highest at epoch {best + 1} ({chosen:.3f} against "
+        f"{values[best]:.3f}): the model grew too sure of its answers; --monitor {other} would choose the latter"
     )
     return (note,)
 

@@ -19,10 +19,10 @@ from torch import nn
 from featprobe.errors import ConfigError, OutputError, ProbeError
 from featprobe.heads import Progress, TrainingRecipe
 from featprobe.heads.inference import FittedHead, predict, run_batches
-from featprobe.heads.loop import FeatureSource
+from featprobe.heads.loop import FeatureSource, State
 from featprobe.heads.model import Classifier, Head
 from featprobe.heads.optimisation import build_optimizer
-from featprobe.heads.training import train_fold
+from featprobe.heads.training import _too_sure, train_fold
 from featprobe.records import IntArray
 
 CPU = torch.device("cpu")
@@ -196,7 +196,7 @@ def test_early_stopping_keeps_the_best_epoch_and_not_the_last(tmp_path: Path) ->
     fitted = fit(tmp_path, train=noise, val=Toy(30, strength=0.0, seed=1), epochs=30, patience=3, lr=1e-2)
     losses = [row["val_loss"] for row in fitted.history]
     assert fitted.stopped_early
-    assert fitted.notes == ()
+    assert not any("is the last" in note for note in fitted.notes)
     assert fitted.best_epoch == int(np.argmin(losses)) + 1 == len(losses) - 3
     logits = run_batches(fitted.model, Toy(30, strength=0.0, seed=1), CPU, precision="fp32", batch_size=16)
     loss = nn.functional.cross_entropy(logits.double(), torch.from_numpy(Toy(30).labels)).item()
@@ -217,6 +217,21 @@ def test_epochs_that_ran_out_while_it_got_better_are_said(tmp_path: Path) -> Non
     assert fitted.best_epoch == 2
     assert "the best of 2 epochs is the last" in fitted.notes[0]
     assert fitted.notes[0].endswith("type --epochs 4")
+
+
+@pytest.mark.parametrize(("highest", "said"), [(0.52, False), (0.6, True)])
+def test_a_loss_that_chose_worse_answers_is_said(highest: float, said: bool) -> None:
+    rows = [(1.0, 0.4), (0.8, 0.5), (0.9, highest)]
+    state = State(epoch=3, best_epoch=2)
+    state.history = [{"val_loss": loss, "val_balanced_accuracy": right} for loss, right in rows]
+    notes = _too_sure(TrainingRecipe(mode="full"), state)
+    assert bool(notes) == said
+    if said:
+        assert (
+            "val_loss was lowest at epoch 2, val_balanced_accuracy highest at epoch 3 (0.500 against 0.600)"
+            in notes[0]
+        )
+        assert _too_sure(TrainingRecipe(mode="full", monitor="val_balanced_accuracy"), state) == ()
 
 
 def test_same_seed_same_weights_whatever_the_global_generator_does(tmp_path: Path) -> None:
