@@ -229,7 +229,8 @@ def _notes(runs: Sequence[Mapping[str, Any]], full: pd.DataFrame) -> list[str]:
                 owner = key.get("dataset", "") if note in shared else title(key)
                 found[f"{owner}: {note}"] = None
     said = [
-        f"{name}: {count} notes on models of fewer labels or other seeds, which stand in the curves alone, are in run.json"
+        f"{name}: {count} {'note' if count == 1 else 'notes'} on models of fewer labels or other seeds, which stand in the "
+        f"curves alone, {'is' if count == 1 else 'are'} in run.json"
         for name, count in more.items()
     ]
     return [*found, *said]
