@@ -220,7 +220,7 @@ def _answers(content: ReportContent, study: Study, shown: Sequence[Panel]) -> Ma
             if "->" in data.name
         ),
         "numbers": lambda: _numbers(study),
-        "performance": lambda: "Table of metrics with intervals (tables/, results.csv)",
+        "performance": lambda: "Table of metrics with intervals (tables/)",
         "diagnostic": lambda: _join(
             f"{panel.title}: best {in_sentence(panel.main)} {' '.join(panel.shown(panel.main, panel.cells[panel.systems[0], panel.main]))}"
             for panel in shown
