@@ -30,6 +30,9 @@ SAVE_SECONDS: Final = 300.0
 TOO_SURE: Final = 0.05
 """Balanced accuracy on the validation part that the epoch of the least loss may lack without a word."""
 
+FEW: Final = 2.5
+"""Validation rows that this must be worth besides."""
+
 
 def train_fold(
     backbone: nn.Module,
@@ -81,7 +84,15 @@ def train_fold(
             record = store.finished()
             if record is not None:
                 store.clear_last()
-                return _fitted(model, objective, recipe, State(**record["progress"]), store, trained=False)
+                return _fitted(
+                    model,
+                    objective,
+                    recipe,
+                    State(**record["progress"]),
+                    store,
+                    rows=len(val.labels),
+                    trained=False,
+                )
             store.claim()
             trainer = Trainer(
                 model,
@@ -95,7 +106,7 @@ def train_fold(
                 team=team,
             )
             trainer.run()
-            return _fitted(model, objective, recipe, trainer.state, store, trained=True)
+            return _fitted(model, objective, recipe, trainer.state, store, rows=len(val.labels), trained=True)
 
 
 def _placed(model: Classifier, recipe: TrainingRecipe, device: torch.device) -> Classifier:
@@ -147,6 +158,7 @@ def _fitted(
     state: State,
     store: LedStore,
     *,
+    rows: int,
     trained: bool,
 ) -> FittedHead:
     model.restore(store.load_best())
@@ -161,7 +173,7 @@ def _fitted(
         trained=trained,
         seconds=state.seconds,
         checkpoint=store.best_path,
-        notes=(*store.notes, *_unfinished(recipe, state, planned), *_too_sure(recipe, state)),
+        notes=(*store.notes, *_unfinished(recipe, state, planned), *_too_sure(recipe, state, rows)),
     )
 
 
@@ -176,18 +188,19 @@ def _unfinished(recipe: TrainingRecipe, state: State, planned: int) -> tuple[str
     return (note,)
 
 
-def _too_sure(recipe: TrainingRecipe, state: State) -> tuple[str, ...]:
-    """What must be said where the loss chose an epoch whose answers are worse than another's.
+def _too_sure(recipe: TrainingRecipe, state: State, rows: int) -> tuple[str, ...]:
+    """What must be said where the loss chose an epoch whose answers are worse than a later one's.
 
     A training on few images grows too sure of itself: its loss rises while it still learns to tell classes apart.
+    `rows`: of the validation part; what one or two of them make is chance.
     """
     other = "val_balanced_accuracy"
     if recipe.monitor != "val_loss" or not all(other in row for row in state.history) or not state.best_epoch:
         return ()
     values = [row[other] for row in state.history]
-    best = max(range(len(values)), key=values.__getitem__)
+    best = max(range(state.best_epoch - 1, len(values)), key=values.__getitem__)
     chosen = values[state.best_epoch - 1]
-    if not values[best] - chosen > TOO_SURE:
+    if not values[best] - chosen > max(TOO_SURE, FEW / rows):
         return ()
     note = (
         f"val_loss was lowest at epoch {state.best_epoch}, {other} highest at epoch {best + 1} ({chosen:.3f} against "

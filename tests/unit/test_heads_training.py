@@ -224,14 +224,17 @@ def test_a_loss_that_chose_worse_answers_is_said(highest: float, said: bool) -> 
     rows = [(1.0, 0.4), (0.8, 0.5), (0.9, highest)]
     state = State(epoch=3, best_epoch=2)
     state.history = [{"val_loss": loss, "val_balanced_accuracy": right} for loss, right in rows]
-    notes = _too_sure(TrainingRecipe(mode="full"), state)
+    notes = _too_sure(TrainingRecipe(mode="full"), state, 60)
     assert bool(notes) == said
     if said:
         assert (
             "val_loss was lowest at epoch 2, val_balanced_accuracy highest at epoch 3 (0.500 against 0.600)"
             in notes[0]
         )
-        assert _too_sure(TrainingRecipe(mode="full", monitor="val_balanced_accuracy"), state) == ()
+        assert _too_sure(TrainingRecipe(mode="full", monitor="val_balanced_accuracy"), state, 60) == ()
+        assert _too_sure(TrainingRecipe(mode="full"), state, 10) == (), "one image of ten"
+        state.history.reverse()
+        assert _too_sure(TrainingRecipe(mode="full"), state, 60) == (), "it was better before"
 
 
 def test_same_seed_same_weights_whatever_the_global_generator_does(tmp_path: Path) -> None:
